@@ -1,0 +1,22 @@
+//! Generates the gRPC code from `proto/`. `protox` compiles the descriptors, so no `protoc` is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    #[cfg(feature = "grpc")]
+    generate()?;
+    Ok(())
+}
+
+#[cfg(feature = "grpc")]
+fn generate() -> Result<(), Box<dyn std::error::Error>> {
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_file("agent_assembly/v1/gateway.proto")?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("gateway.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

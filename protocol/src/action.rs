@@ -1,0 +1,334 @@
+//! What an agent wants to do, or has received: the unit that is decided and recorded.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One action of an agent. The JSON form, used by `aasm policy eval`, policy tests and documentation, is
+/// internally tagged by `kind`: `{"kind":"tool_call","tool":"bash","args":{"cmd":"ls"}}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// A call of a tool, before it is made.
+    ToolCall {
+        /// The tool's name.
+        tool: String,
+        /// The call's arguments.
+        #[serde(default)]
+        args: Map<String, Value>,
+    },
+    /// What a tool returned, before the agent sees it.
+    ToolResult {
+        /// The tool's name.
+        tool: String,
+        /// The content: text or any JSON.
+        #[serde(default)]
+        content: Value,
+    },
+    /// A request to a model, before it leaves.
+    LlmCall {
+        /// The model's name as the provider knows it.
+        model: String,
+        /// The provider's host, when it is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// The prompt: messages, input, tools: any JSON.
+        #[serde(default)]
+        messages: Value,
+        /// The most output tokens the call can produce, when the caller bounds it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_output_tokens: Option<u64>,
+    },
+    /// What a model returned, before the agent sees it.
+    LlmResult {
+        /// The model's name.
+        model: String,
+        /// The content: text or any JSON.
+        #[serde(default)]
+        content: Value,
+        /// Tokens as the provider reported them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+    /// An outbound connection.
+    NetworkConnect {
+        /// Host name or IP literal.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// Accepting inbound connections.
+    NetworkListen {
+        /// Port.
+        port: u16,
+    },
+    /// Reading a file.
+    FileRead {
+        /// Its path.
+        path: String,
+    },
+    /// Writing, creating, deleting or renaming a file.
+    FileWrite {
+        /// Its path.
+        path: String,
+    },
+    /// Starting a program.
+    ProcessExec {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Starting another agent.
+    AgentSpawn {
+        /// The child's name or id.
+        child: String,
+    },
+}
+
+/// Tokens of one model call, as its provider counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    #[serde(default)]
+    pub input_tokens: u64,
+    /// Tokens of the answer.
+    #[serde(default)]
+    pub output_tokens: u64,
+}
+
+/// The kinds of [`Action`], without their data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// See [`Action::ToolCall`].
+    ToolCall,
+    /// See [`Action::ToolResult`].
+    ToolResult,
+    /// See [`Action::LlmCall`].
+    LlmCall,
+    /// See [`Action::LlmResult`].
+    LlmResult,
+    /// See [`Action::NetworkConnect`].
+    NetworkConnect,
+    /// See [`Action::NetworkListen`].
+    NetworkListen,
+    /// See [`Action::FileRead`].
+    FileRead,
+    /// See [`Action::FileWrite`].
+    FileWrite,
+    /// See [`Action::ProcessExec`].
+    ProcessExec,
+    /// See [`Action::AgentSpawn`].
+    AgentSpawn,
+}
+
+impl Action {
+    /// Which kind this is.
+    pub const fn kind(&self) -> ActionKind {
+        match self {
+            Self::ToolCall { .. } => ActionKind::ToolCall,
+            Self::ToolResult { .. } => ActionKind::ToolResult,
+            Self::LlmCall { .. } => ActionKind::LlmCall,
+            Self::LlmResult { .. } => ActionKind::LlmResult,
+            Self::NetworkConnect { .. } => ActionKind::NetworkConnect,
+            Self::NetworkListen { .. } => ActionKind::NetworkListen,
+            Self::FileRead { .. } => ActionKind::FileRead,
+            Self::FileWrite { .. } => ActionKind::FileWrite,
+            Self::ProcessExec { .. } => ActionKind::ProcessExec,
+            Self::AgentSpawn { .. } => ActionKind::AgentSpawn,
+        }
+    }
+
+    /// Visits every string the action carries, map keys too, with the JSON pointer (RFC 6901) of its
+    /// place in the action's JSON form. A key is reported under the pointer of its member, which holds
+    /// the key itself: see [`StringSite::is_key`]. Stops early when `visit` returns `false`.
+    pub fn visit_strings<'a>(&'a self, visit: &mut dyn FnMut(StringSite<'_>, &'a str) -> bool) {
+        let mut pointer = String::new();
+        match self {
+            Self::ToolCall { tool, args } => {
+                let _ = field("/tool", tool, visit)
+                    && walk_object(args, &mut at(&mut pointer, "/args"), visit);
+            }
+            Self::ToolResult { tool, content } => {
+                let _ = field("/tool", tool, visit)
+                    && walk(content, &mut at(&mut pointer, "/content"), visit);
+            }
+            Self::LlmCall { model, host, messages, .. } => {
+                let _ = field("/model", model, visit)
+                    && host.as_ref().is_none_or(|host| field("/host", host, visit))
+                    && walk(messages, &mut at(&mut pointer, "/messages"), visit);
+            }
+            Self::LlmResult { model, content, .. } => {
+                let _ = field("/model", model, visit)
+                    && walk(content, &mut at(&mut pointer, "/content"), visit);
+            }
+            Self::NetworkConnect { host, .. } => {
+                let _ = field("/host", host, visit);
+            }
+            Self::NetworkListen { .. } => {}
+            Self::FileRead { path } | Self::FileWrite { path } => {
+                let _ = field("/path", path, visit);
+            }
+            Self::ProcessExec { argv } => {
+                for (index, argument) in argv.iter().enumerate() {
+                    if !field(&format!("/argv/{index}"), argument, visit) {
+                        return;
+                    }
+                }
+            }
+            Self::AgentSpawn { child } => {
+                let _ = field("/child", child, visit);
+            }
+        }
+    }
+}
+
+/// Where a string stands in an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StringSite<'p> {
+    /// JSON pointer of the string; for a key, of the object that holds it, so that a pointer shown to
+    /// people never quotes an unscanned key.
+    pub pointer: &'p str,
+    /// Whether the string is a key of the object at `pointer`.
+    pub is_key: bool,
+}
+
+type Visit<'v, 'a> = &'v mut dyn FnMut(StringSite<'_>, &'a str) -> bool;
+
+fn at<'p>(pointer: &'p mut String, start: &str) -> &'p mut String {
+    pointer.push_str(start);
+    pointer
+}
+
+fn field<'a>(pointer: &str, text: &'a str, visit: Visit<'_, 'a>) -> bool {
+    visit(StringSite { pointer, is_key: false }, text)
+}
+
+fn walk<'a>(value: &'a Value, pointer: &mut String, visit: Visit<'_, 'a>) -> bool {
+    match value {
+        Value::String(text) => visit(StringSite { pointer, is_key: false }, text),
+        Value::Array(items) => items.iter().enumerate().all(|(index, item)| {
+            let length = pointer.len();
+            pointer.push('/');
+            pointer.push_str(&index.to_string());
+            let go_on = walk(item, pointer, visit);
+            pointer.truncate(length);
+            go_on
+        }),
+        Value::Object(members) => walk_object(members, pointer, visit),
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+fn walk_object<'a>(
+    members: &'a Map<String, Value>,
+    pointer: &mut String,
+    visit: Visit<'_, 'a>,
+) -> bool {
+    members.iter().enumerate().all(|(index, (key, value))| {
+        if !visit(StringSite { pointer, is_key: true }, key) {
+            return false;
+        }
+        let length = pointer.len();
+        pointer.push('/');
+        pointer.push_str(&pointer_token(key, index));
+        let go_on = walk(value, pointer, visit);
+        pointer.truncate(length);
+        go_on
+    })
+}
+
+/// A short identifier-like key stands for itself; any other is named by its position (`#3`), so that a
+/// secret used as a key never reaches a log through a pointer.
+fn pointer_token(key: &str, index: usize) -> Cow<'_, str> {
+    let plain = key.len() <= 24
+        && !key.is_empty()
+        && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if plain { Cow::Borrowed(key) } else { Cow::Owned(format!("#{index}")) }
+}
+
+impl ActionKind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::ToolCall,
+        Self::ToolResult,
+        Self::LlmCall,
+        Self::LlmResult,
+        Self::NetworkConnect,
+        Self::NetworkListen,
+        Self::FileRead,
+        Self::FileWrite,
+        Self::ProcessExec,
+        Self::AgentSpawn,
+    ];
+
+    /// The name in JSON and in audit entries.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ToolCall => "tool_call",
+            Self::ToolResult => "tool_result",
+            Self::LlmCall => "llm_call",
+            Self::LlmResult => "llm_result",
+            Self::NetworkConnect => "network_connect",
+            Self::NetworkListen => "network_listen",
+            Self::FileRead => "file_read",
+            Self::FileWrite => "file_write",
+            Self::ProcessExec => "process_exec",
+            Self::AgentSpawn => "agent_spawn",
+        }
+    }
+}
+
+impl std::fmt::Display for ActionKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_json_forms_are_read() {
+        for text in [
+            r#"{"kind":"tool_call","tool":"bash","args":{"cmd":"ls"}}"#,
+            r#"{"kind":"llm_call","model":"gpt-4o","host":"api.openai.com","messages":[]}"#,
+            r#"{"kind":"tool_result","tool":"bash","content":"x"}"#,
+            r#"{"kind":"network_connect","host":"x","port":443}"#,
+            r#"{"kind":"file_write","path":"/tmp/x"}"#,
+            r#"{"kind":"process_exec","argv":["ls"]}"#,
+            r#"{"kind":"agent_spawn","child":"helper"}"#,
+        ] {
+            let action: Action = serde_json::from_str(text).expect(text);
+            assert!(text.contains(action.kind().as_str()));
+        }
+        assert!(serde_json::from_str::<Action>(r#"{"kind":"tool_call","tol":"x"}"#).is_err());
+    }
+
+    #[test]
+    fn every_string_and_key_is_visited_and_no_odd_key_is_quoted() {
+        let action: Action = serde_json::from_str(
+            r#"{"kind":"tool_call","tool":"t","args":{"a":["x",{"SSN 123":"y"}]}}"#,
+        )
+        .unwrap();
+        let mut seen = Vec::new();
+        action.visit_strings(&mut |site, text| {
+            seen.push((site.pointer.to_owned(), site.is_key, text.to_owned()));
+            true
+        });
+        let seen: Vec<_> =
+            seen.iter().map(|(pointer, key, text)| (pointer.as_str(), *key, text.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("/tool", false, "t"),
+                ("/args", true, "a"),
+                ("/args/a/0", false, "x"),
+                ("/args/a/1", true, "SSN 123"),
+                ("/args/a/1/#0", false, "y"),
+            ]
+        );
+    }
+}
