@@ -1,0 +1,41 @@
+//! The store: ordered byte keys under serializable transactions, with range reads, conflict ranges and
+//! watches. Its semantics are FoundationDB's, so that a cluster store can stand in for the embedded one.
+//!
+//! It refuses to know what the bytes mean, who owns a key, and when to retry: tenants, shards and
+//! fencing are keys like all others, and [`CommitError`] says what a caller may do next.
+//!
+//! The path of a write: [`Store::begin`] takes a snapshot; reads note what they depend on; writes stay
+//! in the transaction; [`Transaction::commit`] hands both to the store, where one resolver refuses the
+//! transaction if anything it read was written since, and else applies it whole. [`RedbStore`] makes
+//! all transactions that wait durable with one fsync; [`MemoryStore`] keeps them in memory and takes
+//! [`Faults`].
+
+mod clock;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod error;
+mod key_range;
+mod limits;
+mod memory;
+mod optimistic;
+mod redb_store;
+mod resolver;
+mod store;
+mod subspace;
+pub mod tuple;
+mod watch;
+mod write_set;
+
+pub use clock::{ManualClock, StoreClock, SystemClock};
+pub use error::{CommitError, OpenError, StoreError};
+pub use key_range::KeyRange;
+pub use limits::{
+    LimitError, MAX_KEY_BYTES, MAX_TRANSACTION_AGE, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES,
+    MAX_WATCHES, RECOMMENDED_TRANSACTION_BYTES,
+};
+pub use memory::{Fault, FaultRates, Faults, MemoryStore};
+pub use redb_store::{RedbOptions, RedbStats, RedbStore, Verify};
+pub use resolver::HistoryBounds;
+pub use store::{Order, Store, Transaction, Version};
+pub use subspace::Subspace;
+pub use watch::Watch;
