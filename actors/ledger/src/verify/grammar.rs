@@ -1,0 +1,283 @@
+//! What an entry's line looks like, as data, and the walk that checks a line against it.
+
+use super::cursor::{Cursor, Malformed};
+use crate::format::{KINDS, MAX_DETAIL_KEY, MAX_ENTRY_BYTES, MAX_MAC_KEY_ID};
+
+enum Shape {
+    Text,
+    Number,
+    True,
+    List(&'static Shape),
+    Object(&'static [Member]),
+    /// Free ascending keys with strings.
+    Detail,
+}
+
+struct Member {
+    name: &'static str,
+    required: bool,
+    shape: Shape,
+}
+
+const fn must(name: &'static str, shape: Shape) -> Member {
+    Member { name, required: true, shape }
+}
+
+const fn may(name: &'static str, shape: Shape) -> Member {
+    Member { name, required: false, shape }
+}
+
+static ENTRY: [Member; 20] = [
+    must("v", Shape::Number),
+    must("id", Shape::Text),
+    must("workspace", Shape::Text),
+    must("stream", Shape::Text),
+    must("seq", Shape::Number),
+    must("time", Shape::Text),
+    must("kind", Shape::Text),
+    may("actor", Shape::Text),
+    may("action", Shape::Object(&ACTION)),
+    may("verdict", Shape::Text),
+    may("reasons", Shape::List(&Shape::Object(&REASON))),
+    may("approval", Shape::Object(&APPROVAL)),
+    may("findings", Shape::List(&Shape::Object(&FINDING))),
+    may("policies", Shape::List(&Shape::Object(&POLICY))),
+    may("latency_us", Shape::Number),
+    may("trace", Shape::Text),
+    may("detail", Shape::Detail),
+    may("cut", Shape::True),
+    must("prev", Shape::Text),
+    must("mac", Shape::Text),
+];
+
+const ID: usize = 1;
+const WORKSPACE: usize = 2;
+const STREAM: usize = 3;
+const SEQ: usize = 4;
+const TIME: usize = 5;
+const KIND: usize = 6;
+const VERDICT: usize = 9;
+const PREV: usize = 18;
+const MAC: usize = 19;
+
+static ACTION: [Member; 17] = [
+    must("id", Shape::Text),
+    must("kind", Shape::Text),
+    may("tool", Shape::Text),
+    may("model", Shape::Text),
+    may("host", Shape::Text),
+    may("port", Shape::Number),
+    may("path", Shape::Text),
+    may("program", Shape::Text),
+    may("argc", Shape::Number),
+    may("child", Shape::Text),
+    may("args_bytes", Shape::Number),
+    may("messages", Shape::Number),
+    may("messages_bytes", Shape::Number),
+    may("max_output_tokens", Shape::Number),
+    may("content_bytes", Shape::Number),
+    may("input_tokens", Shape::Number),
+    may("output_tokens", Shape::Number),
+];
+
+static REASON: [Member; 8] = [
+    must("code", Shape::Text),
+    may("policy", Shape::Text),
+    may("revision", Shape::Number),
+    may("version", Shape::Text),
+    may("path", Shape::Text),
+    may("line", Shape::Number),
+    may("column", Shape::Number),
+    must("message", Shape::Text),
+];
+
+static APPROVAL: [Member; 2] =
+    [must("timeout_seconds", Shape::Number), must("roles", Shape::List(&Shape::Text))];
+
+static FINDING: [Member; 6] = [
+    must("policy", Shape::Text),
+    must("pattern", Shape::Number),
+    must("pointer", Shape::Text),
+    may("in_key", Shape::True),
+    must("offset", Shape::Number),
+    must("length", Shape::Number),
+];
+
+static POLICY: [Member; 2] = [must("name", Shape::Text), must("revision", Shape::Number)];
+
+/// The members of an entry that its proof needs.
+pub(super) struct EntryView<'l> {
+    pub(super) id: &'l str,
+    pub(super) workspace: &'l str,
+    pub(super) stream: &'l str,
+    pub(super) sequence: u64,
+    /// Canonical, so that the order of the texts is the order of the times.
+    pub(super) time: &'l str,
+    pub(super) prev: [u8; 32],
+    pub(super) mac_key: &'l str,
+    pub(super) mac: [u8; 32],
+    /// All before `,"mac":`.
+    pub(super) authenticated: &'l str,
+}
+
+/// Reads a line strictly: every member known, in order, spelled canonically.
+pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
+    let at_start = |expected| Malformed { at: 0, expected };
+    if line.len() > MAX_ENTRY_BYTES {
+        return Err(at_start("an entry of at most 65535 bytes"));
+    }
+    let mut cursor = Cursor::new(line);
+    let mut places = [(0, 0); ENTRY.len()];
+    object(&mut cursor, &ENTRY, |index, start, end| places[index] = (start, end))?;
+    cursor.end()?;
+
+    let value = |member: usize| &line[places[member].0..places[member].1];
+    let text = |member: usize| {
+        let quoted = value(member).strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        quoted.unwrap_or_default()
+    };
+    let bad = |member: usize, expected| Malformed { at: places[member].0, expected };
+    if value(0) != "1" {
+        return Err(bad(0, "format version 1"));
+    }
+    let id = text(ID);
+    if id.len() != 30 || !id.starts_with("evt_") {
+        return Err(bad(ID, "an event id"));
+    }
+    let stream = text(STREAM);
+    let of_agent = stream.strip_prefix("agent:").is_some_and(|id| id.len() == 36);
+    if !of_agent && !matches!(stream, "workspace" | "policies") {
+        return Err(bad(STREAM, "a stream"));
+    }
+    if !is_time(text(TIME)) {
+        return Err(bad(TIME, "a UTC time with six decimals"));
+    }
+    if !KINDS.contains(&text(KIND)) {
+        return Err(bad(KIND, "a kind of entry"));
+    }
+    let verdict =
+        value(VERDICT).is_empty() || matches!(text(VERDICT), "allow" | "require_approval" | "deny");
+    if !verdict {
+        return Err(bad(VERDICT, "a verdict"));
+    }
+    let prev = hex(text(PREV)).ok_or(bad(PREV, "64 hex digits"))?;
+    let (mac_key, mac) = text(MAC)
+        .split_once(':')
+        .filter(|(key, _)| (1..=MAX_MAC_KEY_ID).contains(&key.len()))
+        .and_then(|(key, mac)| Some((key, hex(mac)?)))
+        .ok_or(bad(MAC, "<key id>:<64 hex digits>"))?;
+    let sequence = value(SEQ).parse().map_err(|_| bad(SEQ, "an unsigned integer"))?;
+    let authenticated = &line[..places[MAC].0 - ",\"mac\":".len()];
+    Ok(EntryView {
+        id,
+        workspace: text(WORKSPACE),
+        stream,
+        sequence,
+        time: text(TIME),
+        prev,
+        mac_key,
+        mac,
+        authenticated,
+    })
+}
+
+/// Whether the text is `YYYY-MM-DDTHH:MM:SS.ffffffZ`.
+pub(super) fn is_time(text: &str) -> bool {
+    const PATTERN: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
+    text.len() == PATTERN.len()
+        && text.bytes().zip(PATTERN).all(|(byte, &pattern)| match pattern {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == pattern,
+        })
+}
+
+/// Reads `2 * N` lower-case hex digits.
+pub(super) fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (place, &digit) in digits.iter().enumerate() {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        bytes[place / 2] = bytes[place / 2] << 4 | value;
+    }
+    Some(bytes)
+}
+
+/// Walks an object whose members must be a subsequence of `members`; tells where each value stands.
+fn object(
+    cursor: &mut Cursor<'_>,
+    members: &'static [Member],
+    mut found: impl FnMut(usize, usize, usize),
+) -> Result<(), Malformed> {
+    cursor.literal("{")?;
+    let mut next = 0;
+    while !(next > 0 && cursor.skip("}")) {
+        if next > 0 {
+            cursor.literal(",")?;
+        }
+        let key_at = cursor.at();
+        let key = cursor.text()?;
+        let wrong = Malformed { at: key_at, expected: "the format's next member" };
+        let ahead = members[next..].iter().position(|member| member.name == key).ok_or(wrong)?;
+        if let Some(missing) = members[next..next + ahead].iter().find(|member| member.required) {
+            return Err(Malformed { at: key_at, expected: missing.name });
+        }
+        let index = next + ahead;
+        cursor.literal(":")?;
+        let start = cursor.at();
+        value(cursor, &members[index].shape)?;
+        found(index, start, cursor.at());
+        next = index + 1;
+    }
+    match members[next..].iter().find(|member| member.required) {
+        Some(missing) => cursor.expected(missing.name),
+        None => Ok(()),
+    }
+}
+
+fn value(cursor: &mut Cursor<'_>, shape: &'static Shape) -> Result<(), Malformed> {
+    match shape {
+        Shape::Text => cursor.text().map(|_| ()),
+        Shape::Number => cursor.number().map(|_| ()),
+        Shape::True => cursor.literal("true"),
+        Shape::Object(members) => object(cursor, members, |_, _, _| {}),
+        Shape::Detail => detail(cursor),
+        Shape::List(item) => {
+            cursor.literal("[")?;
+            if cursor.skip("]") {
+                return Ok(());
+            }
+            loop {
+                value(cursor, item)?;
+                if !cursor.skip(",") {
+                    return cursor.literal("]");
+                }
+            }
+        }
+    }
+}
+
+fn detail(cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
+    cursor.literal("{")?;
+    let mut last = "";
+    loop {
+        let at = cursor.at();
+        let key = cursor.text()?;
+        let plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+        if key <= last || key.len() > MAX_DETAIL_KEY || !key.bytes().all(plain) {
+            return Err(Malformed { at, expected: "the next ascending key" });
+        }
+        cursor.literal(":")?;
+        cursor.text()?;
+        last = key;
+        if !cursor.skip(",") {
+            return cursor.literal("}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The keys an auditor was given.
+
+use aa_protocol::{JsonError, Timestamp};
+use hmac::{Hmac, KeyInit, Mac};
+use serde::Deserialize;
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::note::LogVerifier;
+
+/// Trusted keys, read from a keys file:
+/// `{"log_keys":[{"key":"<verifier key>","not_before":…,"not_after":…}],
+/// "mac_keys":[{"id":"k1","secret":"<hex>","not_before":…,"not_after":…}]}`.
+///
+/// Times are RFC 3339 and optional; a secret is optional too, since who holds it can forge entries. Of a
+/// MAC key without one, only id and times are checked.
+pub struct Keys {
+    pub(super) log: Vec<LogKeyEntry>,
+    pub(super) mac: Vec<MacKeyEntry>,
+}
+
+/// Why a keys file is not accepted. It never shows a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeysError {
+    /// It is not JSON of the form above.
+    #[error("the keys file is malformed: {0}")]
+    Json(#[from] JsonError),
+    /// An entry of `log_keys` is not a verifier key.
+    #[error("log_keys[{0}].key is not a verifier key (<name>+<id>+<base64>)")]
+    LogKey(usize),
+    /// A secret is not hex.
+    #[error("the secret of mac_keys[{0}] is not lower-case hex")]
+    Secret(usize),
+    /// Two entries have the same id.
+    #[error("mac_keys[{0}] repeats an id")]
+    Repeated(usize),
+}
+
+pub(super) struct LogKeyEntry {
+    pub(super) verifier: LogVerifier,
+    pub(super) validity: Validity,
+}
+
+pub(super) struct MacKeyEntry {
+    pub(super) id: String,
+    keyed: Option<Hmac<Sha256>>,
+    pub(super) validity: Validity,
+}
+
+/// When a key may have been used; canonical texts, both ends included.
+pub(super) struct Validity {
+    not_before: Option<String>,
+    not_after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    log_keys: Vec<LogKeyLine>,
+    #[serde(default)]
+    mac_keys: Vec<MacKeyLine>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogKeyLine {
+    key: String,
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MacKeyLine {
+    id: String,
+    secret: Option<String>,
+    not_before: Option<Timestamp>,
+    not_after: Option<Timestamp>,
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// Reads a keys file.
+    ///
+    /// # Errors
+    /// The text is not such JSON, a key is malformed or an id repeats.
+    pub fn parse(text: &str) -> Result<Self, KeysError> {
+        // The derived reader takes an array for a structure, too.
+        if !text.trim_start().starts_with('{') {
+            let problem = "an object is expected".to_owned();
+            return Err(JsonError { problem, line: 1, column: 1 }.into());
+        }
+        let file: File =
+            serde_json::from_str(text).map_err(|error| JsonError::from_serde(&error))?;
+        let mut log = Vec::with_capacity(file.log_keys.len());
+        for (index, line) in file.log_keys.into_iter().enumerate() {
+            let verifier = LogVerifier::parse(&line.key).ok_or(KeysError::LogKey(index))?;
+            let validity = Validity::new(line.not_before, line.not_after);
+            log.push(LogKeyEntry { verifier, validity });
+        }
+        let mut mac: Vec<MacKeyEntry> = Vec::with_capacity(file.mac_keys.len());
+        for (index, line) in file.mac_keys.into_iter().enumerate() {
+            let secret = line.secret.map(Zeroizing::new);
+            let keyed = secret.map(|secret| keyed(&secret).ok_or(KeysError::Secret(index)));
+            if mac.iter().any(|key| key.id == line.id) {
+                return Err(KeysError::Repeated(index));
+            }
+            let validity = Validity::new(line.not_before, line.not_after);
+            mac.push(MacKeyEntry { id: line.id, keyed: keyed.transpose()?, validity });
+        }
+        Ok(Self { log, mac })
+    }
+
+    pub(super) fn mac_key(&self, id: &str) -> Option<&MacKeyEntry> {
+        self.mac.iter().find(|key| key.id == id)
+    }
+}
+
+fn keyed(secret: &str) -> Option<Hmac<Sha256>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+    let (pairs, odd) = secret.as_bytes().as_chunks::<2>();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(pairs.len()));
+    for &[high, low] in pairs {
+        let mut byte = digit(high)? << 4 | digit(low)?;
+        bytes.push(byte as u8);
+        byte.zeroize();
+    }
+    let usable = odd.is_empty() && !bytes.is_empty();
+    if usable { Hmac::new_from_slice(&bytes).ok() } else { None }
+}
+
+// === impl MacKeyEntry ===
+
+impl MacKeyEntry {
+    /// Whether `mac` is the code of an entry; `None` without the secret.
+    pub(super) fn authenticates(&self, authenticated: &str, mac: &[u8; 32]) -> Option<bool> {
+        let mut hmac = self.keyed.clone()?;
+        hmac.update(authenticated.as_bytes());
+        hmac.update(b"}");
+        let expected: [u8; 32] = hmac.finalize().into_bytes().into();
+        Some(expected.ct_eq(mac).into())
+    }
+}
+
+// === impl Validity ===
+
+impl Validity {
+    fn new(not_before: Option<Timestamp>, not_after: Option<Timestamp>) -> Self {
+        let text = |time: Timestamp| time.to_string();
+        Self { not_before: not_before.map(text), not_after: not_after.map(text) }
+    }
+
+    /// What is wrong with a use at `time`, a canonical text.
+    pub(super) fn problem(&self, time: &str) -> Option<String> {
+        let early = self.not_before.as_deref().filter(|start| time < *start);
+        self.retired_before(time)
+            .or_else(|| early.map(|start| format!("is valid from {start}, after {time}")))
+    }
+
+    /// What is wrong with a use that cannot have been before `time`.
+    pub(super) fn retired_before(&self, time: &str) -> Option<String> {
+        let end = self.not_after.as_deref().filter(|end| time > *end);
+        end.map(|end| format!("was retired at {end}, before {time}"))
+    }
+}

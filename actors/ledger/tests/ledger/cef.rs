@@ -1,0 +1,52 @@
+//! The export for SIEMs.
+
+use aa_ledger::{ChainHead, Draft, EntryError, Kind, MacKey, seal, write_cef};
+use aa_protocol::{EventId, Timestamp};
+
+use crate::log::{MAC_SECRET, START, agent, denial, workspace};
+
+#[test]
+fn entries_are_the_golden_cef_lines() {
+    let mut out = Vec::new();
+    for line in include_str!("../golden/entries.jsonl").lines() {
+        write_cef(line.as_bytes(), "0.1.0", &mut out).unwrap();
+    }
+    assert_eq!(String::from_utf8(out).unwrap(), include_str!("../golden/entries.cef"));
+}
+
+#[test]
+fn separators_and_line_breaks_in_values_are_escaped() {
+    let mut decision = denial();
+    decision.reasons[0].message = "a=b|c\\d\ne\rf".into();
+    let draft = Draft {
+        id: EventId::from_parts(1, 1),
+        workspace: workspace(0),
+        stream: agent(1),
+        time: Timestamp::from_micros(START),
+        kind: Kind::Decision,
+        actor: None,
+        action: None,
+        decision: Some(&decision),
+        policies: &[],
+        latency_us: None,
+        trace: None,
+        detail: &[],
+    };
+    let mut line = Vec::new();
+    let key = MacKey::new("k1", &MAC_SECRET).unwrap();
+    seal(&draft, &mut ChainHead::default(), &key, &mut line);
+    let mut out = Vec::new();
+    write_cef(&line, "1|2\\3\n4", &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("CEF:0|Agent Assembly|aasm|1\\|2\\\\3 4|decision:deny|"), "{text}");
+    assert!(text.contains(r" msg=a\=b|c\\d\ne\rf "), "{text}");
+    assert_eq!(text.matches('\n').count(), 1);
+}
+
+#[test]
+fn what_is_no_entry_becomes_no_event() {
+    let mut out = Vec::new();
+    let refused = write_cef(b"{}", "1", &mut out);
+    assert!(matches!(refused, Err(EntryError::Malformed { .. })));
+    assert!(out.is_empty());
+}
