@@ -1,0 +1,356 @@
+//! The decision: one ladder, evaluated over the documents that apply.
+
+mod wording;
+
+use std::sync::Arc;
+
+use aa_protocol::{Action, ApprovalTerms, Decision, Reason, ReasonCode, Timestamp, Verdict};
+
+use self::wording::Wording;
+use crate::{
+    budget::ActionOnExceed,
+    capabilities::{Capability, Refusal},
+    condition::{ConditionFault, Subject},
+    data::Scan,
+    facts::Facts,
+    host::Host,
+    policy::{Site, ToolRule},
+    set::{AgentPolicies, Document},
+};
+
+/// A decision, and what its caller has to keep of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The verdict and every reason for it.
+    pub decision: Decision,
+    /// Every document that applied, in name order.
+    pub applied: Vec<PolicyRef>,
+    /// Set when a tool call was allowed that at least one document limits: the caller must count it. The
+    /// value is the largest of those limits, so the most calls a window ever needs to remember.
+    pub counted_limit: Option<u64>,
+}
+
+/// A document that took part in a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRef {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its revision, where there is a workspace.
+    pub revision: Option<u64>,
+}
+
+/// Decides one action.
+///
+/// Pure: it reads no clock, takes no lock of its own, compiles nothing, and consumes nothing: counters are
+/// the caller's, who counts only what was allowed. Every document that applies is evaluated by itself
+/// and the most restrictive verdict wins, so the order of documents never matters. All violations are
+/// reported; the order of the checks below decides only which one is listed first.
+pub fn decide(
+    policies: &AgentPolicies,
+    facts: &Facts<'_>,
+    action: &Action,
+    now: Timestamp,
+) -> Outcome {
+    let documents = policies.applicable(action);
+    // First of all: what may be quoted in a reason depends on it.
+    let scan = Scan::of(&documents, action);
+    let mut ladder = Ladder {
+        documents: &documents,
+        facts,
+        action,
+        now,
+        say: Wording::new(action, &scan),
+        reasons: Vec::new(),
+        verdict: Verdict::Allow,
+        approval: None,
+    };
+    ladder.identity();
+    ladder.suspended();
+    ladder.schedule();
+    ladder.capabilities();
+    ladder.network();
+    ladder.tool();
+    ladder.data(&scan);
+    ladder.rate();
+    ladder.approval();
+    ladder.budget();
+    ladder.conclude(scan)
+}
+
+struct Ladder<'l> {
+    documents: &'l [Arc<Document>],
+    facts: &'l Facts<'l>,
+    action: &'l Action,
+    now: Timestamp,
+    say: Wording<'l>,
+    reasons: Vec<Reason>,
+    verdict: Verdict,
+    approval: Option<ApprovalTerms>,
+}
+
+// === impl Ladder ===
+
+impl<'l> Ladder<'l> {
+    fn identity(&mut self) {
+        if self.documents.is_empty() {
+            let message = "no policy applies to this agent, so nothing is allowed; apply one of scope global, org, team or agent";
+            self.deny(Reason::undocumented(ReasonCode::NoApplicablePolicy, message));
+        }
+    }
+
+    fn suspended(&mut self) {
+        if let Some(suspension) = self.facts.suspended {
+            let message = wording::suspended(suspension);
+            self.deny(Reason::undocumented(ReasonCode::AgentSuspended, message));
+        }
+    }
+
+    fn schedule(&mut self) {
+        for document in self.documents {
+            let Some(hours) = &document.policy.active_hours else { continue };
+            if !hours.contains(self.now) {
+                let message = hours.sentence(self.now);
+                self.deny_at(document, &hours.site, ReasonCode::OutsideActiveHours, message);
+            }
+        }
+    }
+
+    fn capabilities(&mut self) {
+        for capability in needed(self.action).into_iter().flatten() {
+            for document in self.documents {
+                let Some(capabilities) = &document.policy.capabilities else { continue };
+                let (site, code, message) = match capabilities.refusal(capability) {
+                    None => continue,
+                    Some(Refusal::Denied(site)) => {
+                        (site, ReasonCode::CapabilityDenied, self.say.capability_denied(capability))
+                    }
+                    Some(Refusal::NotAllowed(site)) => {
+                        let message = self.say.capability_not_allowed(capability);
+                        (site, ReasonCode::CapabilityNotAllowed, message)
+                    }
+                };
+                self.deny_at(document, site, code, message);
+            }
+        }
+    }
+
+    fn network(&mut self) {
+        let Some(written) = remote_host(self.action) else { return };
+        let host = Host::parse(written);
+        for document in self.documents {
+            let Some(network) = &document.policy.network else { continue };
+            let admitted = host.as_ref().and_then(|host| network.admits(host)).is_some();
+            if !admitted {
+                let message = self.say.host_not_allowed(written, host.is_some());
+                self.deny_at(document, &network.site, ReasonCode::HostNotAllowed, message);
+            }
+        }
+    }
+
+    fn tool(&mut self) {
+        for (document, tool, rule) in self.tool_rules() {
+            if let Some(site) = &rule.denied {
+                let message = self.say.tool_denied(tool);
+                self.deny_at(document, site, ReasonCode::ToolDenied, message);
+            }
+        }
+    }
+
+    fn data(&mut self, scan: &Scan) {
+        for (index, pattern) in &scan.hits {
+            let Some(document) = self.documents.get(*index) else { continue };
+            let Some(site) = document.policy.data.as_ref().and_then(|data| data.site(*pattern))
+            else {
+                continue;
+            };
+            let message = wording::sensitive_data(*pattern, document.policy.name(), &scan.findings);
+            self.deny_at(document, site, ReasonCode::SensitiveData, message);
+        }
+    }
+
+    fn rate(&mut self) {
+        for (document, tool, rule) in self.tool_rules() {
+            let Some((limit, site)) = &rule.limit_per_hour else { continue };
+            let admitted = self.facts.rates.admitted_in_window(tool);
+            if admitted >= *limit {
+                let message = self.say.rate_limited(tool, admitted, *limit);
+                self.deny_at(document, site, ReasonCode::RateLimited, message);
+            }
+        }
+    }
+
+    fn approval(&mut self) {
+        let Action::ToolCall { tool, args } = self.action else { return };
+        let subject = Subject::new(tool, args, self.facts.agent, self.now);
+        for (document, tool, rule) in self.tool_rules() {
+            let Some(condition) = &rule.requires_approval_if else { continue };
+            let (code, message) = match condition.holds(&subject) {
+                Ok(false) => continue,
+                Ok(true) => (
+                    ReasonCode::ApprovalRequired,
+                    self.say.approval_required(tool, &condition.text),
+                ),
+                Err(fault) => (
+                    ReasonCode::ApprovalConditionError,
+                    self.say.approval_condition_error(tool, &fault),
+                ),
+            };
+            self.require_approval(document, &condition.site, code, message);
+        }
+    }
+
+    fn budget(&mut self) {
+        for document in self.documents {
+            let Some(budget) = document.policy.budget() else { continue };
+            let spend = self.facts.budgets.spend(document.policy.name());
+            let Some(exceeded) = budget.exceeded(&spend, self.facts.cost) else { continue };
+            let code = match budget.action() {
+                ActionOnExceed::Deny => ReasonCode::BudgetExceeded,
+                ActionOnExceed::Suspend => ReasonCode::BudgetSuspended,
+            };
+            let (_, reset) = budget.window(exceeded.period, self.now);
+            let message = wording::budget(&exceeded, self.facts.cost, code, reset);
+            self.deny_at(document, exceeded.site, code, message);
+        }
+    }
+
+    fn conclude(mut self, scan: Scan) -> Outcome {
+        if self.verdict == Verdict::Allow {
+            self.reasons = self.documents.iter().map(|document| self.admission(document)).collect();
+        }
+        let is_allowed = self.verdict == Verdict::Allow;
+        let limits =
+            self.tool_rules().filter_map(|(.., rule)| Some(rule.limit_per_hour.as_ref()?.0));
+        let counted_limit = if is_allowed { limits.max() } else { None };
+        let applied = self
+            .documents
+            .iter()
+            .map(|document| PolicyRef {
+                name: document.policy.shared_name(),
+                revision: document.revision,
+            })
+            .collect();
+        let decision = Decision {
+            verdict: self.verdict,
+            reasons: self.reasons,
+            // Any deny, from any document, means that nobody is asked.
+            approval: self.approval.filter(|_| self.verdict == Verdict::RequireApproval),
+            findings: scan.findings,
+        };
+        Outcome { decision, applied, counted_limit }
+    }
+
+    /// The entries of the called tool, each with its document.
+    fn tool_rules(&self) -> impl Iterator<Item = (&'l Document, &'l str, &'l ToolRule)> + use<'l> {
+        let documents = self.documents;
+        let tool = match self.action {
+            Action::ToolCall { tool, .. } => Some(tool.as_str()),
+            _ => None,
+        };
+        tool.into_iter().flat_map(move |tool| {
+            documents.iter().filter_map(move |document| {
+                Some((document.as_ref(), tool, document.policy.tools.get(tool)?))
+            })
+        })
+    }
+
+    /// Why a document that refuses nothing admits the action.
+    fn admission(&self, document: &Document) -> Reason {
+        let policy = &document.policy;
+        let site = match self.action {
+            Action::ToolCall { tool, .. } => policy.tools.get(tool).map(|rule| &rule.site),
+            action => remote_host(action)
+                .and_then(Host::parse)
+                .and_then(|host| policy.network.as_ref()?.admits(&host)),
+        };
+        let site = site.or_else(|| {
+            let allow = policy.capabilities.as_ref()?.allow.as_ref()?;
+            needed(self.action).into_iter().flatten().find_map(|capability| allow.get(capability))
+        });
+        match site {
+            Some(site) => {
+                let message = "this entry admits the action".to_owned();
+                self.at(document, site, ReasonCode::Allowed, message)
+            }
+            None => Reason {
+                policy: Some(policy.name().to_owned()),
+                revision: document.revision,
+                version: policy.version().map(str::to_owned),
+                ..Reason::undocumented(ReasonCode::Allowed, "nothing here restricts the action")
+            },
+        }
+    }
+
+    fn at(&self, document: &Document, site: &Site, code: ReasonCode, message: String) -> Reason {
+        let mut reason = site.reason(code, &document.policy, document.revision, message);
+        self.say.redact_path(&mut reason, document.policy.root);
+        reason
+    }
+
+    fn deny_at(&mut self, document: &Document, site: &Site, code: ReasonCode, message: String) {
+        let reason = self.at(document, site, code, message);
+        self.deny(reason);
+    }
+
+    fn deny(&mut self, reason: Reason) {
+        self.verdict = Verdict::Deny;
+        self.reasons.push(reason);
+    }
+
+    /// The shortest deadline and every named role hold.
+    fn require_approval(
+        &mut self,
+        document: &Document,
+        site: &Site,
+        code: ReasonCode,
+        message: String,
+    ) {
+        let reason = self.at(document, site, code, message);
+        self.verdict = self.verdict.max(Verdict::RequireApproval);
+        self.reasons.push(reason);
+        let asked = document.policy.approval_terms();
+        let terms = self.approval.get_or_insert_with(|| ApprovalTerms {
+            timeout_seconds: asked.timeout_seconds,
+            roles: Vec::new(),
+        });
+        terms.timeout_seconds = terms.timeout_seconds.min(asked.timeout_seconds);
+        terms.roles.extend(asked.roles);
+        terms.roles.sort_unstable();
+        terms.roles.dedup();
+    }
+}
+
+/// The capabilities that an action needs; a model call to a known host needs two.
+fn needed(action: &Action) -> [Option<Capability<'_>>; 2] {
+    match action {
+        Action::ToolCall { tool, .. } => [Some(Capability::McpTool(tool)), None],
+        Action::LlmCall { model, host, .. } => {
+            let outbound = host.as_ref().map(|_| Capability::NetworkOutbound);
+            [Some(Capability::Model(model)), outbound]
+        }
+        Action::NetworkConnect { .. } => [Some(Capability::NetworkOutbound), None],
+        Action::NetworkListen { .. } => [Some(Capability::NetworkInbound), None],
+        Action::FileRead { .. } => [Some(Capability::FileRead), None],
+        Action::FileWrite { .. } => [Some(Capability::FileWrite), None],
+        Action::ProcessExec { .. } => [Some(Capability::TerminalExec), None],
+        Action::AgentSpawn { .. } => [Some(Capability::AgentSpawn), None],
+        Action::ToolResult { .. } | Action::LlmResult { .. } => [None, None],
+    }
+}
+
+fn remote_host(action: &Action) -> Option<&str> {
+    match action {
+        Action::NetworkConnect { host, .. } => Some(host),
+        Action::LlmCall { host, .. } => host.as_deref(),
+        _ => None,
+    }
+}
+
+impl ConditionFault {
+    const fn sentence(&self) -> &'static str {
+        match self {
+            Self::Evaluation(kind) => kind,
+            Self::TooLarge => "the arguments are larger than a condition may walk through",
+        }
+    }
+}

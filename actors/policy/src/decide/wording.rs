@@ -1,0 +1,136 @@
+//! The sentences of reasons. A field of the action in which a sensitive pattern matched is never quoted.
+
+use aa_protocol::{Action, Finding, NanoUsd, Reason, ReasonCode, Timestamp};
+
+use crate::{
+    budget::Exceeded, capabilities::Capability, condition::ConditionFault, data::Scan,
+    diagnostic::quoted, facts::Suspension, tree::member_path,
+};
+
+/// What may be quoted of one action.
+pub(super) struct Wording<'a> {
+    tool: Option<&'a str>,
+    tool_is_quotable: bool,
+    model_is_quotable: bool,
+    host_is_quotable: bool,
+}
+
+const REDACTED: &str = "`[redacted]`";
+
+// === impl Wording ===
+
+impl<'a> Wording<'a> {
+    pub(super) fn new(action: &'a Action, scan: &Scan) -> Self {
+        let tool = match action {
+            Action::ToolCall { tool, .. } => Some(tool.as_str()),
+            _ => None,
+        };
+        Self {
+            tool,
+            tool_is_quotable: scan.may_quote("tool"),
+            model_is_quotable: scan.may_quote("model"),
+            host_is_quotable: scan.may_quote("host"),
+        }
+    }
+
+    pub(super) fn capability_denied(&self, capability: Capability<'_>) -> String {
+        format!("the capability {} is denied", self.capability(capability))
+    }
+
+    pub(super) fn capability_not_allowed(&self, capability: Capability<'_>) -> String {
+        format!("the capability {} is not in the allow list", self.capability(capability))
+    }
+
+    pub(super) fn host_not_allowed(&self, host: &str, is_host: bool) -> String {
+        let host = if self.host_is_quotable { quoted(host) } else { REDACTED.to_owned() };
+        if is_host {
+            format!("the host {host} is not in the allowlist")
+        } else {
+            format!("{host} is no valid host, and no entry of the allowlist matches it")
+        }
+    }
+
+    pub(super) fn tool_denied(&self, tool: &str) -> String {
+        format!("the tool {} is not allowed", self.tool(tool))
+    }
+
+    pub(super) fn rate_limited(&self, tool: &str, admitted: u64, limit: u64) -> String {
+        format!(
+            "the tool {} was called {admitted} times in the last 60 minutes; the limit is {limit}",
+            self.tool(tool)
+        )
+    }
+
+    pub(super) fn approval_required(&self, tool: &str, condition: &str) -> String {
+        let condition = if self.tool_is_quotable { quoted(condition) } else { REDACTED.to_owned() };
+        format!("a person must approve the call of {}, because {condition}", self.tool(tool))
+    }
+
+    pub(super) fn approval_condition_error(&self, tool: &str, fault: &ConditionFault) -> String {
+        format!(
+            "a person must approve the call of {}, because its condition could not be evaluated: {}",
+            self.tool(tool),
+            fault.sentence()
+        )
+    }
+
+    /// The path of a tool's rule holds the tool's name.
+    pub(super) fn redact_path(&self, reason: &mut Reason, root: &str) {
+        let (Some(tool), false) = (self.tool, self.tool_is_quotable) else { return };
+        let Some(path) = &mut reason.path else { return };
+        let entry = member_path(&member_path(root, "tools"), tool);
+        if let Some(field) = path.strip_prefix(&entry) {
+            *path = format!("{}[redacted]{field}", member_path(root, "tools"));
+        }
+    }
+
+    fn tool(&self, tool: &str) -> String {
+        if self.tool_is_quotable { quoted(tool) } else { REDACTED.to_owned() }
+    }
+
+    fn capability(&self, capability: Capability<'_>) -> String {
+        match capability {
+            Capability::McpTool(_) if !self.tool_is_quotable => "`mcp_tool:[redacted]`".to_owned(),
+            Capability::Model(_) if !self.model_is_quotable => "`model:[redacted]`".to_owned(),
+            capability => quoted(&capability.to_string()),
+        }
+    }
+}
+
+pub(super) fn suspended(suspension: &Suspension) -> String {
+    if suspension.reason.is_empty() {
+        return "an operator has suspended the agent".to_owned();
+    }
+    format!("an operator has suspended the agent: {}", quoted(&suspension.reason))
+}
+
+pub(super) fn sensitive_data(pattern: usize, policy: &str, findings: &[Finding]) -> String {
+    let found = findings.iter().find(|found| found.pattern == pattern && found.policy == policy);
+    let Some(found) = found else {
+        return format!("sensitive pattern {pattern} matches the action");
+    };
+    let place = if found.in_key { "a key of" } else { "the text at" };
+    let pointer = if found.pointer.is_empty() { "/" } else { &found.pointer };
+    format!(
+        "sensitive pattern {pattern} matches {} bytes of {place} {pointer}, from byte {}",
+        found.length, found.offset
+    )
+}
+
+pub(super) fn budget(
+    exceeded: &Exceeded<'_>,
+    cost: NanoUsd,
+    code: ReasonCode,
+    reset: Timestamp,
+) -> String {
+    let period = exceeded.period.as_adjective();
+    let (limit, spent) = (exceeded.limit, exceeded.spent);
+    if code == ReasonCode::BudgetSuspended {
+        return format!(
+            "the {period} budget of {limit} is used up ({spent} spent, {cost} asked); the agent is suspended until {reset}"
+        );
+    }
+    format!(
+        "{cost} more would pass the {period} budget of {limit}; {spent} are spent; it resets at {reset}"
+    )
+}

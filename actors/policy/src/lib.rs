@@ -1,0 +1,47 @@
+//! Policies of Agent Assembly: from a source document to a decision.
+//!
+//! It refuses to know time, storage, sockets and threads: everything a decision depends on is an argument,
+//! so that gateway, proxy, sensor, SDK, command line and replay share one function.
+//!
+//! The path of a document: [`check()`] reads the source into a tree of positioned nodes (`tree`), walks it
+//! along the one table of fields (`shape`, `conform`), and compiles each section into a [`Policy`].
+//! Documents in force make a [`PolicySet`]; what can apply to one agent is its [`AgentPolicies`];
+//! [`decide()`] climbs one ladder of checks over them and returns an [`Outcome`].
+
+pub mod budget;
+pub mod capabilities;
+pub mod cases;
+mod check;
+mod condition;
+mod conform;
+mod data;
+mod decide;
+pub mod diagnostic;
+mod facts;
+pub mod host;
+mod lint;
+mod network;
+mod policy;
+mod re2;
+mod schedule;
+mod schema;
+mod scope;
+mod set;
+mod shape;
+mod tree;
+
+pub use self::{
+    budget::{ActionOnExceed, Budget, Period},
+    check::{Checked, check},
+    decide::{Outcome, PolicyRef, decide},
+    diagnostic::{Diagnostic, DiagnosticCode},
+    facts::{BudgetFacts, Facts, RateFacts, Spend, Suspension, Unmetered},
+    lint::{Lint, lint},
+    policy::Policy,
+    schema::json_schema,
+    scope::{Scope, ScopeError},
+    set::{AgentPolicies, Document, DuplicatePolicy, PolicySet},
+};
+
+/// The policy a new workspace starts with: it allows everything, and everything is audited.
+pub const STARTER: &str = include_str!("starter.yaml");

@@ -1,0 +1,155 @@
+//! The documents of a workspace, indexed so that those which cannot apply cost nothing.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aa_protocol::{Action, AgentFacts, AgentId};
+
+use crate::{policy::Policy, scope::Scope};
+
+/// A document in force and the revision it has in its workspace.
+#[derive(Debug)]
+pub struct Document {
+    /// The compiled policy.
+    pub policy: Arc<Policy>,
+    /// The revision, where there is a workspace.
+    pub revision: Option<u64>,
+}
+
+/// An immutable set of documents. Cheap to clone; it is the same whatever order it was built in.
+#[derive(Clone, Debug)]
+pub struct PolicySet(Arc<Index>);
+
+/// The documents that can apply to one agent. Cheap to clone; built again when the set or the agent's
+/// facts change.
+#[derive(Clone, Debug)]
+pub struct AgentPolicies {
+    /// In name order.
+    wide: Arc<[Arc<Document>]>,
+    set: PolicySet,
+}
+
+/// Two documents of a set have the same name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two documents are named `{name}`; rename one, so that reasons and revisions stay clear")]
+pub struct DuplicatePolicy {
+    /// The name.
+    pub name: String,
+}
+
+type Documents = Vec<Arc<Document>>;
+
+#[derive(Debug, Default)]
+struct Index {
+    all: Documents,
+    global: Documents,
+    orgs: HashMap<String, Documents>,
+    teams: HashMap<String, Documents>,
+    agents: HashMap<AgentId, Documents>,
+    tools: HashMap<String, Documents>,
+}
+
+/// The documents that apply to one action, in name order.
+pub(crate) enum Applicable<'s> {
+    Wide(&'s [Arc<Document>]),
+    Merged(Documents),
+}
+
+// === impl PolicySet ===
+
+impl PolicySet {
+    /// Builds a set.
+    ///
+    /// # Errors
+    /// When two documents have the same name.
+    pub fn new(
+        documents: impl IntoIterator<Item = (Arc<Policy>, Option<u64>)>,
+    ) -> Result<Self, DuplicatePolicy> {
+        let mut all: Documents = documents
+            .into_iter()
+            .map(|(policy, revision)| Arc::new(Document { policy, revision }))
+            .collect();
+        all.sort_by(|a, b| a.policy.name().cmp(b.policy.name()));
+        let mut twins = all.iter().zip(all.iter().skip(1));
+        if let Some((twin, _)) = twins.find(|(a, b)| a.policy.name() == b.policy.name()) {
+            return Err(DuplicatePolicy { name: twin.policy.name().to_owned() });
+        }
+        let mut index = Index::default();
+        for document in &all {
+            let list = match document.policy.scope() {
+                Scope::Global => &mut index.global,
+                Scope::Org(org) => index.orgs.entry(org.clone()).or_default(),
+                Scope::Team(team) => index.teams.entry(team.clone()).or_default(),
+                Scope::Agent(id) => index.agents.entry(*id).or_default(),
+                Scope::Tool(tool) => index.tools.entry(tool.clone()).or_default(),
+            };
+            list.push(Arc::clone(document));
+        }
+        index.all = all;
+        Ok(Self(Arc::new(index)))
+    }
+
+    /// The set without documents: it denies everything.
+    pub fn empty() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Every document, in name order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Document> {
+        self.0.all.iter().map(Arc::as_ref)
+    }
+
+    /// How many documents there are.
+    pub fn len(&self) -> usize {
+        self.0.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.all.is_empty()
+    }
+
+    /// What can apply to an agent. The cost is the number of those documents, whatever the size of the set.
+    pub fn for_agent(&self, agent: &AgentFacts) -> AgentPolicies {
+        let index = &self.0;
+        let of = |list: Option<&Documents>| list.into_iter().flatten().cloned().collect::<Vec<_>>();
+        let mut wide = index.global.clone();
+        wide.extend(of(agent.org.as_ref().and_then(|org| index.orgs.get(org))));
+        wide.extend(of(agent.team.as_ref().and_then(|team| index.teams.get(team))));
+        wide.extend(of(index.agents.get(&agent.id)));
+        wide.sort_by(|a, b| a.policy.name().cmp(b.policy.name()));
+        AgentPolicies { wide: wide.into(), set: self.clone() }
+    }
+}
+
+// === impl AgentPolicies ===
+
+impl AgentPolicies {
+    /// The documents of wider scope than `tool:` that cover the agent, in name order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Document> {
+        self.wide.iter().map(Arc::as_ref)
+    }
+
+    /// The documents that apply to an action. A `tool:` document only restricts, so without one of a
+    /// wider scope there is none.
+    pub(crate) fn applicable(&self, action: &Action) -> Applicable<'_> {
+        let of_tool = match action {
+            Action::ToolCall { tool, .. } if !self.wide.is_empty() => self.set.0.tools.get(tool),
+            _ => None,
+        };
+        let Some(of_tool) = of_tool else { return Applicable::Wide(&self.wide) };
+        let mut merged: Documents = self.wide.iter().chain(of_tool).cloned().collect();
+        merged.sort_by(|a, b| a.policy.name().cmp(b.policy.name()));
+        Applicable::Merged(merged)
+    }
+}
+
+impl std::ops::Deref for Applicable<'_> {
+    type Target = [Arc<Document>];
+
+    fn deref(&self) -> &[Arc<Document>] {
+        match self {
+            Self::Wide(documents) => documents,
+            Self::Merged(documents) => documents,
+        }
+    }
+}
