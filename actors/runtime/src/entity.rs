@@ -1,0 +1,67 @@
+//! What an actor of this system is.
+
+use std::{fmt, future::Future, hash::Hash, sync::Arc};
+
+use crate::shard::LiveShard;
+
+/// A persistent actor: one per id in the whole cluster, started on demand, dropped when idle.
+///
+/// Its state is what [`Entity::load`] reads plus the records it has handed to the journal since. It
+/// must not keep anything else that matters: after a panic, a failed commit or a move it is loaded
+/// again.
+pub trait Entity: Sized + Send + 'static {
+    /// What identifies it.
+    type Id: Clone + Eq + Hash + fmt::Display + Send + Sync + 'static;
+    /// What it is asked. Messages carry their own [`Reply`](crate::Reply).
+    type Message: Send + 'static;
+    /// What all of its kind share.
+    type Context: Clone + Send + Sync + 'static;
+
+    /// The kind's name in logs, and the domain of its ids in shard hashing.
+    const KIND: &'static str;
+
+    /// The bytes of an id that decide its shard.
+    fn shard_key(id: &Self::Id) -> Vec<u8>;
+
+    /// Reads the state. It runs after everything earlier in the shard's journal is committed.
+    ///
+    /// # Errors
+    /// What keeps it from serving; its callers are told to try again.
+    fn load(
+        id: Self::Id,
+        shard: Arc<LiveShard>,
+        context: Self::Context,
+    ) -> impl Future<Output = Result<Self, LoadError>> + Send;
+
+    /// Handles one message. It must not wait for its own commits: durable answers go through the
+    /// journal. Work longer than a millisecond belongs on a blocking thread.
+    fn handle(&mut self, message: Self::Message) -> impl Future<Output = Flow> + Send;
+}
+
+/// Whether an actor goes on after a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Take the next message.
+    Continue,
+    /// Drop the state; the next message loads it again.
+    Reload,
+}
+
+/// Why an actor could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {id} could not be loaded: {reason}")]
+pub struct LoadError {
+    /// The kind of actor.
+    pub kind: &'static str,
+    /// Its id.
+    pub id: String,
+    /// What went wrong.
+    pub reason: String,
+}
+
+impl LoadError {
+    /// Names the actor that `reason` kept from loading.
+    pub fn new<E: Entity>(id: &E::Id, reason: impl fmt::Display) -> Self {
+        Self { kind: E::KIND, id: id.to_string(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,106 @@
+//! How a message to an actor can end without its answer, and the reply that is never forgotten.
+
+use std::time::Duration;
+
+/// Why an actor did not answer. Each says whether the same message may be sent again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The actor stopped before it took the message, or its shard is moving.
+    #[error("the actor stopped before it answered; try again")]
+    Gone,
+    /// The actor panicked on this very message; sending it again would do the same.
+    #[error("the actor failed on this message; it is not tried again")]
+    Crashed,
+    /// The commit failed or its result is unknown: the effect may or may not have happened.
+    #[error("the answer could not be made durable ({0}); try again with the same action id")]
+    NotDurable(String),
+    /// The actor failed repeatedly and is held back.
+    #[error("the actor failed {failures} times in a row; it starts again in {retry_after:?}")]
+    BackingOff {
+        /// Failures in a row.
+        failures: u32,
+        /// When it may be tried again.
+        retry_after: Duration,
+    },
+    /// The shard is not held by this node just now.
+    #[error("shard {shard} is not served by this node at the moment; try again")]
+    ShardAway {
+        /// The shard's number.
+        shard: u16,
+    },
+}
+
+type Answer<T> = Box<dyn FnOnce(Result<T, Fault>) + Send>;
+
+/// The way back to who sent a message. It answers exactly once: if it is dropped unused, it answers
+/// [`Fault::Crashed`] when that happens in a panic and [`Fault::Gone`] otherwise, so no caller waits for
+/// an actor that is no more, and a message that kills its actor is told from those queued behind it.
+pub struct Reply<T>(Option<Answer<T>>);
+
+impl Fault {
+    /// Whether the same message can succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Crashed)
+    }
+}
+
+impl<T> Reply<T> {
+    /// A reply that runs `answer`, which must not block or panic.
+    pub fn new(answer: impl FnOnce(Result<T, Fault>) + Send + 'static) -> Self {
+        Self(Some(Box::new(answer)))
+    }
+
+    /// A reply together with the future of its answer.
+    pub fn channel() -> (Self, tokio::sync::oneshot::Receiver<Result<T, Fault>>)
+    where
+        T: Send + 'static,
+    {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let reply = Self::new(move |answer| {
+            // A caller that stopped waiting needs no answer.
+            let _ = sender.send(answer);
+        });
+        (reply, receiver)
+    }
+
+    /// Answers.
+    pub fn send(mut self, answer: Result<T, Fault>) {
+        if let Some(deliver) = self.0.take() {
+            deliver(answer);
+        }
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if let Some(deliver) = self.0.take() {
+            let fault = if std::thread::panicking() { Fault::Crashed } else { Fault::Gone };
+            deliver(Err(fault));
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_reply_tells_a_panic_from_an_ordinary_end() {
+        let (reply, mut answer) = Reply::<()>::channel();
+        drop(reply);
+        assert_eq!(answer.try_recv().unwrap(), Err(Fault::Gone));
+
+        let (reply, mut answer) = Reply::<()>::channel();
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _held = reply;
+            panic!("poison");
+        }));
+        assert_eq!(answer.try_recv().unwrap(), Err(Fault::Crashed));
+    }
+}

@@ -1,0 +1,354 @@
+//! The shard's journal: what its actors changed, made durable in order, many in one transaction.
+//!
+//! Group commit without a timer: while one transaction is on its way to the disk, records gather for
+//! the next. So a lone record goes at once, and a crowd shares a commit.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use aa_protocol::WorkspaceId;
+use aa_store::{KeyRange, Order, Store, StoreError};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    fault::{Fault, Reply},
+    lease,
+    shard::ShardId,
+};
+
+/// A transaction is closed once it holds this many bytes of keys and values.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Records waiting beyond this many bytes are refused. Admission at the edge keeps well below it.
+pub const BACKLOG_BYTES: usize = 64 << 20;
+
+/// A shard's journal. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+/// What one message changed: all of it is committed, or none.
+pub struct Record {
+    /// The audit entry to append to the workspace's log of this shard, if any.
+    pub entry: Option<LogEntry>,
+    /// Other state, keyed by whole keys; a later record's value for a key wins.
+    pub writes: Vec<(Bytes, Bytes)>,
+    /// The answer to let go after the commit, or to fail.
+    pub done: Reply<()>,
+}
+
+/// An audit entry on its way to the log.
+pub struct LogEntry {
+    /// Which log, from [`Journal::open_log`].
+    pub log: LogTail,
+    /// The stored bytes.
+    pub bytes: Bytes,
+    /// A state value that must hold the entry's position: 8 bytes, big-endian, are written over its
+    /// start. Used for the head of the chain the entry belongs to.
+    pub head: Option<(Bytes, Vec<u8>)>,
+}
+
+/// The end of one workspace's log in this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogTail(usize);
+
+/// Counts since the tenure began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalStats {
+    /// Transactions committed.
+    pub commits: u64,
+    /// Records committed.
+    pub records: u64,
+}
+
+/// The journal takes nothing any more; the shard is about to be loaded anew.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal of shard {0} is closed")]
+pub struct Closed(ShardId);
+
+struct Inner {
+    shard: ShardId,
+    epoch: u64,
+    store: Arc<dyn Store>,
+    open: Mutex<Open>,
+    wake: Notify,
+    closed: AtomicBool,
+    commits: AtomicU64,
+    records: AtomicU64,
+}
+
+/// The batch that gathers. The lock is held for a push or a swap only.
+#[derive(Default)]
+struct Open {
+    records: Vec<Placed>,
+    bytes: usize,
+    logs: Vec<Log>,
+    by_workspace: HashMap<WorkspaceId, LogTail>,
+}
+
+struct Log {
+    prefix: Vec<u8>,
+    next: u64,
+}
+
+/// A record whose entry has its place in the log.
+struct Placed {
+    entry: Option<(Bytes, Bytes)>,
+    head: Option<(Bytes, Bytes)>,
+    writes: Vec<(Bytes, Bytes)>,
+    done: Reply<()>,
+}
+
+// === impl Journal ===
+
+impl Journal {
+    pub(crate) fn new(shard: ShardId, epoch: u64, store: Arc<dyn Store>) -> Self {
+        let inner = Inner {
+            shard,
+            epoch,
+            store,
+            open: Mutex::default(),
+            wake: Notify::new(),
+            closed: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Opens the log of `workspace` in this shard.
+    ///
+    /// # Errors
+    /// What the store says when the end of the log is looked up.
+    pub async fn open_log(&self, workspace: WorkspaceId) -> Result<LogTail, StoreError> {
+        if let Some(known) = self.inner.open.lock().by_workspace.get(&workspace) {
+            return Ok(*known);
+        }
+        let prefix = log_prefix(workspace, self.inner.shard);
+        let mut txn = self.inner.store.begin().await?;
+        let last = txn.range_snapshot(&KeyRange::prefix(&prefix), 1, Order::Reverse).await?;
+        let next = match last.first() {
+            Some((key, _)) => position(key).map_or(0, |last| last + 1),
+            None => 0,
+        };
+        let mut open = self.inner.open.lock();
+        // Nothing can have been appended in between: appending needs the tail this inserts.
+        let tail = LogTail(open.logs.len());
+        if let Some(known) = open.by_workspace.get(&workspace) {
+            return Ok(*known);
+        }
+        open.logs.push(Log { prefix, next });
+        open.by_workspace.insert(workspace, tail);
+        Ok(tail)
+    }
+
+    /// Takes a record for the next commit and returns the position its entry gets in the log.
+    ///
+    /// # Errors
+    /// [`Closed`] after a failure, or when too much is waiting; the record's reply is failed then.
+    pub fn append(&self, record: Record) -> Result<Option<u64>, Closed> {
+        let Record { entry, writes, done } = record;
+        if self.inner.closed.load(Ordering::Acquire) {
+            done.send(Err(Fault::Gone));
+            return Err(Closed(self.inner.shard));
+        }
+        let mut open = self.inner.open.lock();
+        if open.bytes > BACKLOG_BYTES {
+            drop(open);
+            done.send(Err(Fault::NotDurable("the journal's backlog is full".to_owned())));
+            return Err(Closed(self.inner.shard));
+        }
+        let mut placed = Placed { entry: None, head: None, writes, done };
+        let mut at = None;
+        if let Some(LogEntry { log, bytes, head }) = entry {
+            let log = &mut open.logs[log.0];
+            let position = log.next;
+            log.next += 1;
+            let mut key = Vec::with_capacity(log.prefix.len() + 8);
+            key.extend_from_slice(&log.prefix);
+            key.extend_from_slice(&position.to_be_bytes());
+            placed.entry = Some((key.into(), bytes));
+            placed.head = head.map(|(key, mut value)| {
+                value[..8].copy_from_slice(&position.to_be_bytes());
+                (key, value.into())
+            });
+            at = Some(position);
+        }
+        open.bytes += placed.size();
+        open.records.push(placed);
+        let is_first = open.records.len() == 1;
+        drop(open);
+        if is_first {
+            self.inner.wake.notify_one();
+        }
+        Ok(at)
+    }
+
+    /// Completes once everything appended before it is committed.
+    ///
+    /// # Errors
+    /// The fault that kept it from being committed.
+    pub async fn barrier(&self) -> Result<(), Fault> {
+        let (done, answer) = Reply::channel();
+        self.append(Record { entry: None, writes: Vec::new(), done }).map_err(|_| Fault::Gone)?;
+        answer.await.unwrap_or(Err(Fault::Gone))
+    }
+
+    /// What has been committed in this tenure.
+    pub fn stats(&self) -> JournalStats {
+        JournalStats {
+            commits: self.inner.commits.load(Ordering::Relaxed),
+            records: self.inner.records.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Refuses new records and fails those that wait; what is being committed still ends.
+    pub(crate) fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.wake.notify_one();
+    }
+
+    /// Commits until the journal is closed or a commit fails. Returns why it ended.
+    pub(crate) async fn run(self) -> Result<(), Fault> {
+        let ended = self.commit_batches().await;
+        self.inner.closed.store(true, Ordering::Release);
+        let fault = ended.as_ref().err().cloned().unwrap_or(Fault::Gone);
+        let left = std::mem::take(&mut self.inner.open.lock().records);
+        for record in left {
+            record.done.send(Err(fault.clone()));
+        }
+        ended
+    }
+
+    async fn commit_batches(&self) -> Result<(), Fault> {
+        loop {
+            let batch = {
+                let mut open = self.inner.open.lock();
+                open.bytes = 0;
+                std::mem::take(&mut open.records)
+            };
+            if batch.is_empty() {
+                if self.inner.closed.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                self.inner.wake.notified().await;
+                continue;
+            }
+            let mut waiting = batch.into_iter();
+            while !waiting.as_slice().is_empty() {
+                let fits = fitting(waiting.as_slice());
+                let batch: Vec<_> = waiting.by_ref().take(fits).collect();
+                if let Err(fault) = self.commit(batch).await {
+                    waiting.for_each(|record| record.done.send(Err(fault.clone())));
+                    return Err(fault);
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, batch: Vec<Placed>) -> Result<(), Fault> {
+        let mut replies = Vec::with_capacity(batch.len());
+        let committed = if batch.iter().all(Placed::is_empty) {
+            replies.extend(batch.into_iter().map(|record| record.done));
+            Ok(())
+        } else {
+            self.commit_writes(batch, &mut replies).await
+        };
+        match committed {
+            Ok(()) => {
+                self.inner.commits.fetch_add(1, Ordering::Relaxed);
+                self.inner.records.fetch_add(replies.len() as u64, Ordering::Relaxed);
+                replies.into_iter().for_each(|reply| reply.send(Ok(())));
+                Ok(())
+            }
+            Err(reason) => {
+                let fault = Fault::NotDurable(reason);
+                replies.into_iter().for_each(|reply| reply.send(Err(fault.clone())));
+                Err(fault)
+            }
+        }
+    }
+
+    async fn commit_writes(
+        &self,
+        batch: Vec<Placed>,
+        replies: &mut Vec<Reply<()>>,
+    ) -> Result<(), String> {
+        let begun = self.inner.store.begin().await;
+        let mut txn = match begun {
+            Ok(txn) => txn,
+            Err(error) => {
+                replies.extend(batch.into_iter().map(|record| record.done));
+                return Err(error.to_string());
+            }
+        };
+        for record in batch {
+            let puts = record.entry.into_iter().chain(record.head).chain(record.writes);
+            for (key, value) in puts {
+                txn.put(key, value);
+            }
+            replies.push(record.done);
+        }
+        // INVARIANT: every commit reads the epoch, so a deposed owner's commit conflicts.
+        let epoch = lease::read_epoch(&mut *txn, self.inner.shard)
+            .await
+            .map_err(|error| error.to_string())?;
+        if epoch != self.inner.epoch {
+            return Err(format!(
+                "shard {} was taken over under epoch {epoch}, this tenure is {}",
+                self.inner.shard, self.inner.epoch
+            ));
+        }
+        txn.commit().await.map_err(|error| error.to_string())?;
+        Ok(())
+    }
+}
+
+/// How many of `records` fit one transaction: at least one.
+fn fitting(records: &[Placed]) -> usize {
+    let mut bytes = 0;
+    let fits = records.iter().take_while(|record| {
+        bytes += record.size();
+        bytes <= BATCH_BYTES
+    });
+    fits.count().max(1)
+}
+
+/// Where the entries of `workspace` in `shard` are stored: this, then the position, big-endian.
+pub fn log_prefix(workspace: WorkspaceId, shard: ShardId) -> Vec<u8> {
+    [b"entry/".as_slice(), workspace.as_uuid().as_bytes(), &shard.0.to_be_bytes()].concat()
+}
+
+/// The position at the end of an entry's key.
+pub fn position(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+// === impl Placed ===
+
+impl Placed {
+    fn is_empty(&self) -> bool {
+        self.entry.is_none() && self.head.is_none() && self.writes.is_empty()
+    }
+
+    fn size(&self) -> usize {
+        let pairs = self.entry.iter().chain(&self.head).chain(&self.writes);
+        pairs.map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
+// === impl Journal ===
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Journal(shard {}, epoch {})", self.inner.shard, self.inner.epoch)
+    }
+}

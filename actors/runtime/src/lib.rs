@@ -1,0 +1,28 @@
+//! The actor cluster: shards with leases and fencing epochs, the journal that makes state and audit
+//! entries durable together, supervised actors that are started on demand, and the clock.
+//!
+//! It refuses to know what the actors decide. An actor is an [`Entity`]: it is loaded from the store,
+//! handles one message at a time without waiting for the disk, and answers through the journal.
+//!
+//! The path of a message: [`Directory::send`] finds or starts the actor on the shard its id hashes to;
+//! the actor hands a [`Record`] with its answer to the shard's [`Journal`]; the journal commits what is
+//! waiting in one transaction that also reads the shard's fencing epoch, and only then lets the answer
+//! go. An actor that panics, or a shard that loses its epoch, is dropped and loaded again from the store.
+
+pub mod clock;
+pub mod directory;
+pub mod entity;
+pub mod fault;
+pub mod journal;
+pub mod lease;
+pub mod node;
+pub mod shard;
+
+pub use clock::{Clock, Entropy, ManualClock, SeededEntropy, SystemClock, SystemEntropy};
+pub use directory::{Directory, DirectoryOptions, DirectoryStats};
+pub use entity::{Entity, Flow, LoadError};
+pub use fault::{Fault, Reply};
+pub use journal::{Journal, JournalStats, LogTail, Record};
+pub use lease::LeaseError;
+pub use node::{Node, NodeError, NodeOptions};
+pub use shard::{LiveShard, ShardId};
