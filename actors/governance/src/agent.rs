@@ -1,0 +1,537 @@
+//! The agent actor: decides its agent's actions, counts its rates and writes its chain.
+
+mod load;
+
+use std::{collections::HashMap, sync::Arc};
+
+use aa_ledger::{ActionSummary, Draft, Kind, PolicyRef, Stream};
+use aa_policy::{AgentPolicies, Facts, Outcome, RateFacts, Unmetered, decide};
+use aa_protocol::{
+    Action, ActionId, AgentFacts, AgentId, Decision, EventId, NanoUsd, Timestamp, WorkspaceId,
+};
+use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journal::LogEntry};
+use bytes::Bytes;
+
+use crate::{
+    agent_record::{AgentRecord, Suspension},
+    chain::Chain,
+    keys,
+    notice::Notice,
+    policy_board::PolicyCell,
+    rate_window::{RING, RateWindow},
+    recent_actions::{ActionKey, RecentActions},
+    services::Services,
+};
+
+/// An agent within its workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AgentKeyId {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The agent.
+    pub agent: AgentId,
+}
+
+/// What an agent's actor is asked.
+#[derive(Debug)]
+pub enum AgentMessage {
+    /// Registers the agent, or a further key of it.
+    Register(Registration, Reply<AgentFacts>),
+    /// Decides an action.
+    Check(Request, Reply<Result<Answer, NotRegistered>>),
+    /// Records an event.
+    Record(Report, Reply<Result<EventId, NotRegistered>>),
+    /// Records that something the agent sent was refused at the edge.
+    Refuse(Refusal, Reply<()>),
+    /// Suspends or resumes the agent.
+    SetStatus(StatusChange, Reply<Result<AgentRecord, NotRegistered>>),
+}
+
+/// The facts an agent registers with. Possession of the key is proven by now.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// What policies will see; its id is the actor's.
+    pub facts: AgentFacts,
+    /// Ed25519, base64url without padding.
+    pub public_key: String,
+    /// Whose API key it came with: `key:<id>`.
+    pub actor: String,
+}
+
+/// An action to be decided.
+#[derive(Debug)]
+pub struct Request {
+    /// The client's idempotency key.
+    pub id: ActionId,
+    /// W3C trace id.
+    pub trace: Option<[u8; 16]>,
+    /// The action.
+    pub action: Action,
+    /// When the gateway received it.
+    pub received: Timestamp,
+}
+
+/// A decision that is durable.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The decision.
+    pub decision: Arc<Decision>,
+    /// Its audit entry.
+    pub event: EventId,
+    /// Microseconds from receipt to decision.
+    pub latency_us: u64,
+    /// Whether it is the recorded answer to an earlier action with the same id.
+    pub repeated: bool,
+}
+
+/// Something that happened outside a decision.
+#[derive(Debug)]
+pub struct Report {
+    /// The client's idempotency key.
+    pub id: ActionId,
+    /// W3C trace id.
+    pub trace: Option<[u8; 16]>,
+    /// What it is about.
+    pub action: Action,
+    /// How it ended: `ok`, `error`, `cancelled` or `ungoverned`.
+    pub outcome: &'static str,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
+    /// When it happened, when that is earlier than the report.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// Input of a known agent that the edge refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// A stable name of what was wrong, such as `malformed_action`.
+    pub code: &'static str,
+    /// A sentence that quotes nothing of the input.
+    pub message: String,
+}
+
+/// An operator's change of an agent's status.
+#[derive(Clone, Debug)]
+pub struct StatusChange {
+    /// Suspend, or resume.
+    pub suspend: bool,
+    /// Who: `key:<id>`.
+    pub actor: String,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// The actor's id is of no registered agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("agent {0} is not registered in this workspace; register it first")]
+pub struct NotRegistered(pub AgentId);
+
+/// The actor. Its fields are the state that the store holds, ahead of it by what the journal carries.
+pub struct AgentActor {
+    id: AgentKeyId,
+    shard: Arc<LiveShard>,
+    services: Arc<Services>,
+    chain: Chain,
+    record: Option<AgentRecord>,
+    recent: RecentActions,
+    rates: Rates,
+    policies: View,
+}
+
+/// The rate windows by tool.
+#[derive(Default)]
+struct Rates(HashMap<String, RateWindow>);
+
+/// The part of the workspace's policies that applies to this agent, as of one snapshot.
+struct View {
+    cell: Arc<PolicyCell>,
+    generation: u64,
+    /// None before the agent has registered: then nothing can be decided.
+    policies: Option<AgentPolicies>,
+}
+
+/// What is committed together with an entry, besides the chain.
+type Writes = Vec<(Bytes, Bytes)>;
+
+// === impl AgentActor ===
+
+impl Entity for AgentActor {
+    type Id = AgentKeyId;
+    type Message = AgentMessage;
+    type Context = Arc<Services>;
+
+    const KIND: &'static str = "agent";
+
+    fn shard_key(id: &AgentKeyId) -> Vec<u8> {
+        [id.workspace.as_uuid().as_bytes().as_slice(), id.agent.as_uuid().as_bytes()].concat()
+    }
+
+    async fn load(
+        id: AgentKeyId,
+        shard: Arc<LiveShard>,
+        services: Arc<Services>,
+    ) -> Result<Self, LoadError> {
+        let loaded = Self::read(id, shard, services).await;
+        loaded.map_err(|error| LoadError::new::<Self>(&id, error))
+    }
+
+    async fn handle(&mut self, message: AgentMessage) -> Flow {
+        let now = self.services.clock.now();
+        match message {
+            AgentMessage::Check(request, reply) => self.check(request, now, reply),
+            AgentMessage::Record(report, reply) => self.record_event(&report, now, reply),
+            AgentMessage::Refuse(refusal, reply) => self.refuse(&refusal, now, reply),
+            AgentMessage::Register(registration, reply) => {
+                self.register(registration, now, reply);
+            }
+            AgentMessage::SetStatus(change, reply) => self.set_status(change, now, reply),
+        }
+        Flow::Continue
+    }
+}
+
+impl AgentActor {
+    /// The way of every decision: repeat, decide, seal, journal. Nothing here waits.
+    fn check(
+        &mut self,
+        request: Request,
+        now: Timestamp,
+        reply: Reply<Result<Answer, NotRegistered>>,
+    ) {
+        if let Some(position) = self.recent.position(ActionKey::Check(request.id)) {
+            self.answer_again(position, reply);
+            return;
+        }
+        let Some(outcome) = self.decide(&request.action, now) else {
+            reply.send(Ok(Err(NotRegistered(self.id.agent))));
+            return;
+        };
+        let latency_us = now.since(request.received).as_micros() as u64;
+
+        let mut writes = Writes::new();
+        if outcome.counted_limit.is_some()
+            && let Action::ToolCall { tool, .. } = &request.action
+        {
+            writes.push(self.count_call(tool, now));
+        }
+        let event = self.services.entropy.event_id(now);
+        let summary = ActionSummary::of(&request.action, request.id, &outcome.decision.findings);
+        let applied = ledger_refs(&outcome);
+        let entry = self.seal(&Draft {
+            id: event,
+            time: now,
+            kind: Kind::Decision,
+            action: Some(&summary),
+            decision: Some(&outcome.decision),
+            policies: &applied,
+            latency_us: Some(latency_us),
+            trace: request.trace,
+            ..self.draft(event, now)
+        });
+        self.services.metrics.count_decision(outcome.decision.verdict);
+        let answer =
+            Answer { decision: Arc::new(outcome.decision), event, latency_us, repeated: false };
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            reply.send(committed.map(|()| Ok(answer)));
+        });
+        if let Some(position) = self.append(entry, writes, done) {
+            self.recent.remember(ActionKey::Check(request.id), position);
+        }
+    }
+
+    /// Decides by the snapshot in force; `None` when the agent is not registered.
+    fn decide(&mut self, action: &Action, now: Timestamp) -> Option<Outcome> {
+        let record = self.record.as_ref()?;
+        let policies = self.policies.in_force(&record.facts);
+        let rates = RatesAt { rates: &self.rates, now };
+        let suspended = record
+            .suspended
+            .as_ref()
+            .map(|suspension| aa_policy::Suspension { reason: suspension.reason.clone() });
+        let facts = Facts {
+            agent: &record.facts,
+            suspended: suspended.as_ref(),
+            rates: &rates,
+            budgets: &Unmetered,
+            cost: NanoUsd::ZERO,
+        };
+        Some(decide(policies, &facts, action, now))
+    }
+
+    fn count_call(&mut self, tool: &str, now: Timestamp) -> (Bytes, Bytes) {
+        // Windows in which nothing is left only cost memory.
+        self.rates.0.retain(|known, window| known == tool || window.calls_at(now) > 0);
+        let window = self.rates.0.entry(tool.to_owned()).or_default();
+        window.calls_at(now);
+        let slot = window.admit(now);
+        let key = keys::rates(self.id.workspace, self.id.agent).with(tool).key(slot.number % RING);
+        (key, Bytes::copy_from_slice(&slot.to_bytes()))
+    }
+
+    fn record_event(
+        &mut self,
+        report: &Report,
+        now: Timestamp,
+        reply: Reply<Result<EventId, NotRegistered>>,
+    ) {
+        let key = ActionKey::Event(report.id);
+        if let Some(position) = self.recent.position(key) {
+            self.event_again(position, reply);
+            return;
+        }
+        // Only to learn which names hold sensitive text: nothing is decided after the fact.
+        let Some(Outcome { decision, .. }) = self.decide(&report.action, now) else {
+            reply.send(Ok(Err(NotRegistered(self.id.agent))));
+            return;
+        };
+        let findings = decision.findings;
+        let summary = ActionSummary::of(&report.action, report.id, &findings);
+        let duration = report.duration_us.to_string();
+        let occurred = report.occurred_at.map(|time| time.to_string());
+        let mut detail = vec![("duration_us", duration.as_str()), ("outcome", report.outcome)];
+        if let Some(occurred) = &occurred {
+            detail.push(("occurred_at", occurred));
+        }
+        let event = self.services.entropy.event_id(now);
+        let entry = self.seal(&Draft {
+            kind: Kind::Event,
+            action: Some(&summary),
+            trace: report.trace,
+            detail: &detail,
+            ..self.draft(event, now)
+        });
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            reply.send(committed.map(|()| Ok(event)));
+        });
+        if let Some(position) = self.append(entry, Writes::new(), done) {
+            self.recent.remember(key, position);
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, now: Timestamp, reply: Reply<()>) {
+        if self.record.is_none() {
+            reply.send(Ok(()));
+            return;
+        }
+        self.services.metrics.count_refusal();
+        let detail = [("code", refusal.code), ("message", refusal.message.as_str())];
+        let event = self.services.entropy.event_id(now);
+        let entry =
+            self.seal(&Draft { kind: Kind::Refusal, detail: &detail, ..self.draft(event, now) });
+        self.append(entry, Writes::new(), reply);
+    }
+
+    fn register(&mut self, registration: Registration, now: Timestamp, reply: Reply<AgentFacts>) {
+        let Registration { facts, public_key, actor } = registration;
+        let mut record = match self.record.take() {
+            Some(known) => AgentRecord { facts, ..known },
+            None => AgentRecord { facts, registered_at: now, keys: Vec::new(), suspended: None },
+        };
+        record.prove_key(&public_key, now);
+        let level = record.facts.governance_level.as_str();
+        let mut detail = vec![("governance_level", level), ("name", record.facts.name.as_str())];
+        let optional = [("org", &record.facts.org), ("team", &record.facts.team)];
+        detail.extend(optional.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))));
+        detail.push(("public_key", &public_key));
+        let event = self.services.entropy.event_id(now);
+        let draft = Draft {
+            kind: Kind::Registration,
+            actor: Some(&actor),
+            detail: &detail,
+            ..self.draft(event, now)
+        };
+        let entry = self.chain.seal(&draft, &self.services.mac_key());
+        let facts = record.facts.clone();
+        let write = self.record_write(&record);
+        self.policies.facts_changed();
+        self.record = Some(record);
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            reply.send(committed.map(|()| facts));
+        });
+        self.append(entry, vec![write], done);
+    }
+
+    fn set_status(
+        &mut self,
+        change: StatusChange,
+        now: Timestamp,
+        reply: Reply<Result<AgentRecord, NotRegistered>>,
+    ) {
+        let Some(mut record) = self.record.clone() else {
+            reply.send(Ok(Err(NotRegistered(self.id.agent))));
+            return;
+        };
+        if record.suspended.is_some() == change.suspend {
+            reply.send(Ok(Ok(record)));
+            return;
+        }
+        record.suspended = change.suspend.then(|| Suspension {
+            at: now,
+            by: change.actor.clone(),
+            reason: change.reason.clone(),
+        });
+        let status = if change.suspend { "suspended" } else { "active" };
+        let mut detail = vec![("status", status)];
+        if !change.reason.is_empty() {
+            detail.insert(0, ("reason", change.reason.as_str()));
+        }
+        let event = self.services.entropy.event_id(now);
+        let entry = self.seal(&Draft {
+            kind: Kind::Status,
+            actor: Some(&change.actor),
+            detail: &detail,
+            ..self.draft(event, now)
+        });
+        let write = self.record_write(&record);
+        self.record = Some(record.clone());
+        let services = Arc::clone(&self.services);
+        let (workspace, agent) = (self.id.workspace, self.id.agent);
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            if committed.is_ok() {
+                let notice = Notice::StatusChanged { agent, suspended: change.suspend };
+                services.notices.publish(workspace, notice);
+            }
+            reply.send(committed.map(|()| Ok(record)));
+        });
+        self.append(entry, vec![write], done);
+    }
+
+    /// Answers with what is recorded at `position`, once it is committed.
+    fn answer_again(&self, position: u64, reply: Reply<Result<Answer, NotRegistered>>) {
+        self.read_again(position, reply, |entry| {
+            let decision = entry.decision()?;
+            Some(Ok(Answer {
+                decision: Arc::new(decision),
+                event: entry.id,
+                latency_us: entry.latency_us.unwrap_or_default(),
+                repeated: true,
+            }))
+        });
+    }
+
+    fn event_again(&self, position: u64, reply: Reply<Result<EventId, NotRegistered>>) {
+        self.read_again(position, reply, |entry| Some(Ok(entry.id)));
+    }
+
+    fn read_again<T: Send + 'static>(
+        &self,
+        position: u64,
+        reply: Reply<T>,
+        read: impl FnOnce(aa_ledger::Entry) -> Option<T> + Send + 'static,
+    ) {
+        let shard = Arc::clone(&self.shard);
+        let store = self.services.node.store();
+        let workspace = self.id.workspace;
+        tokio::spawn(async move {
+            let answer = match shard.journal.barrier().await {
+                Ok(()) => load::entry_at(&*store, workspace, shard.id, position)
+                    .await
+                    .map_err(|error| Fault::NotDurable(error.to_string()))
+                    .and_then(|entry| read(entry).ok_or(Fault::Crashed)),
+                Err(fault) => Err(fault),
+            };
+            reply.send(answer);
+        });
+    }
+
+    fn draft(&self, id: EventId, time: Timestamp) -> Draft<'static> {
+        Draft {
+            id,
+            workspace: self.id.workspace,
+            stream: Stream::Agent(self.id.agent),
+            time,
+            kind: Kind::Event,
+            actor: None,
+            action: None,
+            decision: None,
+            policies: &[],
+            latency_us: None,
+            trace: None,
+            detail: &[],
+        }
+    }
+
+    fn seal(&mut self, draft: &Draft<'_>) -> LogEntry {
+        self.chain.seal(draft, &self.services.mac_key())
+    }
+
+    /// Hands everything to the journal. `None` when the journal is closed: the reply has been failed,
+    /// and this actor is about to be dropped with its shard.
+    fn append(&mut self, entry: LogEntry, writes: Writes, done: Reply<()>) -> Option<u64> {
+        let record = Record { entry: Some(entry), writes, done };
+        match self.shard.journal.append(record) {
+            Ok(Some(position)) => {
+                self.chain.placed(position);
+                Some(position)
+            }
+            Ok(None) | Err(_) => {
+                self.shard.fail();
+                None
+            }
+        }
+    }
+
+    fn record_write(&self, record: &AgentRecord) -> (Bytes, Bytes) {
+        let key = keys::agent(self.id.workspace, self.id.agent);
+        (key, crate::stored::encode(record))
+    }
+}
+
+/// The documents of an outcome as the ledger names them.
+pub(crate) fn ledger_refs(outcome: &Outcome) -> Vec<PolicyRef> {
+    let applied = outcome.applied.iter();
+    applied
+        .map(|applied| PolicyRef {
+            name: applied.name.to_string(),
+            revision: applied.revision.unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// The rates as of one moment.
+struct RatesAt<'r> {
+    rates: &'r Rates,
+    now: Timestamp,
+}
+
+impl RateFacts for RatesAt<'_> {
+    fn admitted_in_window(&self, tool: &str) -> u64 {
+        self.rates.0.get(tool).map_or(0, |window| window.calls_in_hour(self.now))
+    }
+}
+
+// === impl View ===
+
+impl View {
+    fn new(cell: Arc<PolicyCell>, facts: Option<&AgentFacts>) -> Self {
+        let snapshot = cell.load_full();
+        let policies = facts.map(|facts| snapshot.set.for_agent(facts));
+        Self { generation: snapshot.generation, policies, cell }
+    }
+
+    /// The agent's policies of the snapshot in force. Only a changed snapshot costs anything.
+    fn in_force(&mut self, facts: &AgentFacts) -> &AgentPolicies {
+        if self.cell.load().generation != self.generation {
+            self.policies = None;
+        }
+        let Self { cell, generation, policies } = self;
+        policies.get_or_insert_with(|| {
+            let snapshot = cell.load_full();
+            *generation = snapshot.generation;
+            snapshot.set.for_agent(facts)
+        })
+    }
+
+    /// Forgets what depends on the agent's facts.
+    fn facts_changed(&mut self) {
+        self.policies = None;
+    }
+}
+
+// === impl AgentKeyId ===
+
+impl std::fmt::Display for AgentKeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.workspace, self.agent)
+    }
+}

@@ -1,0 +1,124 @@
+//! Reading an agent back from the store.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aa_ledger::{Entry, Kind, Stream};
+use aa_protocol::WorkspaceId;
+use aa_runtime::{LiveShard, ShardId, journal::log_prefix};
+use aa_store::{KeyRange, Order, Store, StoreError, Transaction};
+
+use super::{AgentActor, AgentKeyId, Rates, View};
+use crate::{
+    agent_record::AgentRecord,
+    chain::{Chain, ChainError, NOWHERE, decode_entry},
+    keys,
+    rate_window::{RING, RateWindow, Slot},
+    recent_actions::{ActionKey, RecentActions},
+    services::Services,
+    stored::{self, Damaged},
+};
+
+/// What keeps an agent from loading.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    #[error(transparent)]
+    Record(#[from] stored::ReadError),
+    #[error("its policies are not available: {0}")]
+    Policies(#[from] aa_runtime::Fault),
+}
+
+impl AgentActor {
+    pub(super) async fn read(
+        id: AgentKeyId,
+        shard: Arc<LiveShard>,
+        services: Arc<Services>,
+    ) -> Result<Self, ReadError> {
+        let AgentKeyId { workspace, agent } = id;
+        let cell = services.policies(workspace).await?;
+        let mut txn = services.node.store().begin().await?;
+        let stream = Stream::Agent(agent);
+        let chain = Chain::open(&mut *txn, &shard.journal, workspace, stream).await?;
+        let record: Option<AgentRecord> =
+            stored::read(&mut *txn, &keys::agent(workspace, agent)).await?;
+        let rates = read_rates(&mut *txn, id).await?;
+        let recent = read_recent(&mut *txn, workspace, shard.id, chain.position()).await?;
+        let policies = View::new(cell, record.as_ref().map(|record| &record.facts));
+        Ok(Self { id, shard, services, chain, record, recent, rates, policies })
+    }
+}
+
+async fn read_rates(txn: &mut dyn Transaction, id: AgentKeyId) -> Result<Rates, ReadError> {
+    let space = keys::rates(id.workspace, id.agent);
+    let mut slots: HashMap<String, Vec<Slot>> = HashMap::new();
+    let mut range = space.range();
+    loop {
+        let page = txn.range_snapshot(&range, RING as usize, Order::Forward).await?;
+        let Some((last, _)) = page.last() else { break };
+        let rest = range.clone().after(last);
+        for (key, value) in &page {
+            let damaged = || Damaged::at(key);
+            let mut parts = space.unpack(key).map_err(|_| damaged())?;
+            let tool = parts.str().map_err(|_| damaged())?.into_owned();
+            let slot = Slot::from_bytes(value).ok_or_else(damaged)?;
+            slots.entry(tool).or_default().push(slot);
+        }
+        range = rest;
+    }
+    let windows = slots.into_iter().map(|(tool, slots)| (tool, RateWindow::from_slots(slots)));
+    Ok(Rates(windows.collect()))
+}
+
+/// Walks the chain back over the latest actions. The walk is bounded by what is remembered.
+async fn read_recent(
+    txn: &mut dyn Transaction,
+    workspace: WorkspaceId,
+    shard: ShardId,
+    head: u64,
+) -> Result<RecentActions, ReadError> {
+    let mut recent = RecentActions::default();
+    let mut position = head;
+    while position != NOWHERE && !recent.is_full() {
+        let key = entry_key(workspace, shard, position);
+        // Expired entries are gone; what is older than the retention needs no remembering.
+        let Some(stored) = txn.get_snapshot(&key).await? else { break };
+        let (earlier, line) = decode_entry(&stored).ok_or_else(|| Damaged::at(&key))?;
+        let entry = Entry::parse(&line).map_err(|_| Damaged::at(&key))?;
+        if let Some(action) = &entry.action {
+            let key = match entry.kind {
+                Kind::Event => ActionKey::Event(action.id),
+                _ => ActionKey::Check(action.id),
+            };
+            recent.remember_older(key, position);
+        }
+        position = earlier;
+    }
+    Ok(recent)
+}
+
+pub(super) async fn entry_at(
+    store: &dyn Store,
+    workspace: WorkspaceId,
+    shard: ShardId,
+    position: u64,
+) -> Result<Entry, ReadError> {
+    let key = entry_key(workspace, shard, position);
+    let mut txn = store.begin().await?;
+    let stored = txn.get_snapshot(&key).await?.ok_or_else(|| Damaged::at(&key))?;
+    let (_, line) = decode_entry(&stored).ok_or_else(|| Damaged::at(&key))?;
+    Ok(Entry::parse(&line).map_err(|_| Damaged::at(&key))?)
+}
+
+fn entry_key(workspace: WorkspaceId, shard: ShardId, position: u64) -> Vec<u8> {
+    [log_prefix(workspace, shard).as_slice(), &position.to_be_bytes()].concat()
+}
+
+/// All entries of one workspace in one shard's log.
+pub(crate) fn log_range(workspace: WorkspaceId, shard: ShardId) -> KeyRange {
+    KeyRange::prefix(&log_prefix(workspace, shard))
+}

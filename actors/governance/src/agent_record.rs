@@ -1,0 +1,52 @@
+//! What the store holds of an agent, apart from its chain.
+
+use aa_protocol::{AgentFacts, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A registered agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// What policies see of it.
+    pub facts: AgentFacts,
+    /// When it first registered.
+    pub registered_at: Timestamp,
+    /// The keys it proved to hold, newest last; at most [`MAX_KEYS`].
+    pub keys: Vec<AgentKey>,
+    /// Set while an operator has it suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspension>,
+}
+
+/// A public key of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentKey {
+    /// Ed25519, base64url without padding.
+    pub public_key: String,
+    /// When possession of it was last proven.
+    pub proven_at: Timestamp,
+}
+
+/// An operator's suspension of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// Since when.
+    pub at: Timestamp,
+    /// Who: `key:<id>`.
+    pub by: String,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Every process of an agent makes a key of its own; the oldest is forgotten past this many.
+pub const MAX_KEYS: usize = 16;
+
+impl AgentRecord {
+    /// Notes that possession of `public_key` was proven at `now`.
+    pub fn prove_key(&mut self, public_key: &str, now: Timestamp) {
+        self.keys.retain(|known| known.public_key != public_key);
+        self.keys.push(AgentKey { public_key: public_key.to_owned(), proven_at: now });
+        let surplus = self.keys.len().saturating_sub(MAX_KEYS);
+        self.keys.drain(..surplus);
+    }
+}

@@ -1,0 +1,8 @@
+//! Reading the audit log: queries, and exports that a stranger can verify.
+
+mod export;
+mod log_verifier;
+mod query;
+
+pub use export::{Export, ExportFormat};
+pub use query::{Cursor, CursorError, Filter, Page};

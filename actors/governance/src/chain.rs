@@ -1,0 +1,98 @@
+//! The one way to write an audit entry.
+
+use aa_ledger::{ChainHead, Draft, Hash, MacKey, Stream};
+use aa_protocol::WorkspaceId;
+use aa_runtime::{Journal, LogTail, journal::LogEntry};
+use aa_store::{StoreError, Transaction};
+use bytes::Bytes;
+
+use crate::keys;
+
+/// The end of one stream, held by the stream's only writer.
+#[derive(Debug)]
+pub struct Chain {
+    head: ChainHead,
+    /// Where the last entry stands in the log; [`NOWHERE`] before the first.
+    position: u64,
+    head_key: Bytes,
+    log: LogTail,
+}
+
+/// A chain could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stored head does not read.
+    #[error("the head of stream {0} is damaged; restore the store from a backup")]
+    Damaged(Stream),
+}
+
+/// The position before the first entry of a stream.
+pub const NOWHERE: u64 = u64::MAX;
+
+/// Stored in front of every entry: the position of the stream's entry before it, big-endian.
+const LINK: usize = 8;
+
+// === impl Chain ===
+
+impl Chain {
+    /// Opens the chain of `stream` where it was left.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged head.
+    pub async fn open(
+        txn: &mut dyn Transaction,
+        journal: &Journal,
+        workspace: WorkspaceId,
+        stream: Stream,
+    ) -> Result<Self, ChainError> {
+        let log = journal.open_log(workspace).await?;
+        let head_key = keys::head(workspace, stream);
+        let stored = txn.get_snapshot(&head_key).await?;
+        let (position, head) = match stored {
+            None => (NOWHERE, ChainHead::default()),
+            Some(bytes) => decode_head(&bytes).ok_or(ChainError::Damaged(stream))?,
+        };
+        Ok(Self { head, position, head_key, log })
+    }
+
+    /// Where the last entry stands in the log, or [`NOWHERE`].
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Seals an entry to the end of the chain, for the journal to append. Its position must be told to
+    /// [`Chain::placed`] before the next one.
+    pub fn seal(&mut self, draft: &Draft<'_>, key: &MacKey) -> LogEntry {
+        let mut bytes = Vec::with_capacity(640);
+        bytes.extend_from_slice(&self.position.to_be_bytes());
+        aa_ledger::seal(draft, &mut self.head, key, &mut bytes);
+        let mut head = Vec::with_capacity(48);
+        head.extend_from_slice(&NOWHERE.to_be_bytes());
+        head.extend_from_slice(&self.head.sequence.to_be_bytes());
+        head.extend_from_slice(self.head.hash.as_bytes());
+        LogEntry { log: self.log, bytes: bytes.into(), head: Some((self.head_key.clone(), head)) }
+    }
+
+    /// Notes where the journal put the entry.
+    pub const fn placed(&mut self, position: u64) {
+        self.position = position;
+    }
+}
+
+/// The head of a stream as stored: position and head.
+pub fn decode_head(bytes: &[u8]) -> Option<(u64, ChainHead)> {
+    let (position, rest) = bytes.split_first_chunk::<8>()?;
+    let (sequence, rest) = rest.split_first_chunk::<8>()?;
+    let hash = rest.try_into().ok()?;
+    let head = ChainHead { sequence: u64::from_be_bytes(*sequence), hash: Hash::from_bytes(hash) };
+    Some((u64::from_be_bytes(*position), head))
+}
+
+/// Takes a stored entry apart: the position of the stream's entry before it, and the line.
+pub fn decode_entry(stored: &Bytes) -> Option<(u64, Bytes)> {
+    let link = stored.first_chunk::<LINK>()?;
+    Some((u64::from_be_bytes(*link), stored.slice(LINK..)))
+}

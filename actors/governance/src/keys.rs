@@ -1,0 +1,135 @@
+//! Where everything is stored. Every key of a tenant's data starts, after its kind, with the workspace,
+//! and is built here only: what a function of this module is given decides whose data can be touched.
+
+use aa_ledger::Stream;
+use aa_protocol::{AgentId, WorkspaceId};
+use aa_store::{KeyRange, Subspace};
+use bytes::Bytes;
+
+/// `workspace/<ws>`: the workspace's record.
+pub fn workspace(workspace: WorkspaceId) -> Bytes {
+    tenant("workspace", workspace).to_key()
+}
+
+/// All workspace records.
+pub fn workspaces() -> KeyRange {
+    Subspace::root().with("workspace").range()
+}
+
+/// `agent/<ws>/<agent>`: an agent's registered facts and status.
+pub fn agent(workspace: WorkspaceId, agent: AgentId) -> Bytes {
+    tenant("agent", workspace).key(*agent.as_uuid())
+}
+
+/// All agents of a workspace.
+pub fn agents(workspace: WorkspaceId) -> KeyRange {
+    tenant("agent", workspace).range()
+}
+
+/// `head/<ws>/<stream>`: the head of a stream's chain.
+pub fn head(workspace: WorkspaceId, stream: Stream) -> Bytes {
+    let heads = tenant("head", workspace);
+    match stream {
+        Stream::Workspace => heads.key("workspace"),
+        Stream::Policies => heads.key("policies"),
+        Stream::Agent(agent) => heads.key(*agent.as_uuid()),
+    }
+}
+
+/// `rate/<ws>/<agent>/…`: the rate windows of an agent.
+pub fn rates(workspace: WorkspaceId, agent: AgentId) -> Subspace {
+    tenant("rate", workspace).with(*agent.as_uuid())
+}
+
+/// `policy/<ws>/<name>`: which revision of a policy is in force.
+pub fn policy(workspace: WorkspaceId, name: &str) -> Bytes {
+    tenant("policy", workspace).key(name)
+}
+
+/// All policies of a workspace.
+pub fn policies(workspace: WorkspaceId) -> KeyRange {
+    tenant("policy", workspace).range()
+}
+
+/// `policy_revision/<ws>/<name>/<revision>`: what is known of one revision.
+pub fn policy_revision(workspace: WorkspaceId, name: &str, revision: u64) -> Bytes {
+    policy_revisions_of(workspace, name).key(revision)
+}
+
+/// All revisions of a policy.
+pub fn policy_revisions(workspace: WorkspaceId, name: &str) -> KeyRange {
+    policy_revisions_of(workspace, name).range()
+}
+
+/// `policy_source/<ws>/<name>/<revision>/<chunk>`: the uploaded bytes, in chunks.
+pub fn policy_source(workspace: WorkspaceId, name: &str, revision: u64) -> Subspace {
+    tenant("policy_source", workspace).with(name).with(revision)
+}
+
+/// `policy_generation/<ws>`: counts the changes of the policy set.
+pub fn policy_generation(workspace: WorkspaceId) -> Bytes {
+    tenant("policy_generation", workspace).to_key()
+}
+
+/// `api_key/<SHA-256 of the key>`: what an API key is good for. Not below a workspace: it is how a
+/// caller's workspace is found out.
+pub fn api_key(digest: &[u8; 32]) -> Bytes {
+    Subspace::root().with("api_key").key(digest.as_slice())
+}
+
+/// `api_key_id/<ws>/<id>`: the digest of the key with an id.
+pub fn api_key_id(workspace: WorkspaceId, id: &str) -> Bytes {
+    tenant("api_key_id", workspace).key(id)
+}
+
+/// All key ids of a workspace.
+pub fn api_key_ids(workspace: WorkspaceId) -> KeyRange {
+    tenant("api_key_id", workspace).range()
+}
+
+/// `tree/<ws>`: size of the Merkle tree and how far each shard's log is in it.
+pub fn tree(workspace: WorkspaceId) -> Bytes {
+    tenant("tree", workspace).to_key()
+}
+
+/// `tile/<ws>/<level>/<index>`: a tile of the Merkle tree.
+pub fn tile(workspace: WorkspaceId, level: u8, index: u64) -> Bytes {
+    tenant("tile", workspace).with(u64::from(level)).key(index)
+}
+
+/// `segment/<ws>/<first leaf>`: where a run of leaves stands in the shards' logs.
+pub fn segment(workspace: WorkspaceId, first_leaf: u64) -> Bytes {
+    segments_of(workspace).key(first_leaf)
+}
+
+/// All segments of a workspace.
+pub fn segments(workspace: WorkspaceId) -> KeyRange {
+    segments_of(workspace).range()
+}
+
+/// The segments' subspace, for reading first leaves back.
+pub fn segments_of(workspace: WorkspaceId) -> Subspace {
+    tenant("segment", workspace)
+}
+
+/// `checkpoint/<ws>`: the latest signed checkpoint.
+pub fn checkpoint(workspace: WorkspaceId) -> Bytes {
+    tenant("checkpoint", workspace).to_key()
+}
+
+fn policy_revisions_of(workspace: WorkspaceId, name: &str) -> Subspace {
+    tenant("policy_revision", workspace).with(name)
+}
+
+fn tenant(kind: &str, workspace: WorkspaceId) -> Subspace {
+    Subspace::root().with(kind).with(*workspace.as_uuid())
+}
+
+/// The name in a key of [`policy`].
+pub fn policy_name(key: &[u8]) -> Option<String> {
+    let mut parts = Subspace::root().with("policy").unpack(key).ok()?;
+    parts.uuid().ok()?;
+    let name = parts.str().ok()?.into_owned();
+    parts.end().ok()?;
+    Some(name)
+}

@@ -1,0 +1,31 @@
+//! The actors of the product: tenant, policy set and agent, and what they share.
+//!
+//! It refuses to know how requests arrive: no gRPC, no HTTP, no files. What comes in is authorised by
+//! [`permission`], and only a permit opens [`Governance`].
+//!
+//! The path of an action: [`Governance::check`] → [`agent::AgentActor`] → `aa_policy::decide` →
+//! [`chain::Chain::seal`] → the shard's journal → the answer. The tenant's actor later takes the entry
+//! into its Merkle tree ([`tenant`]), and [`audit`] reads it back.
+
+pub mod agent;
+pub mod agent_record;
+pub mod api_key;
+pub mod audit;
+pub mod chain;
+pub mod governance;
+pub mod keys;
+pub mod metrics;
+pub mod notice;
+pub mod permission;
+pub mod policy_board;
+pub mod policy_record;
+pub mod policy_set;
+pub mod rate_window;
+pub mod recent_actions;
+pub mod services;
+pub mod stored;
+pub mod tenant;
+
+pub use governance::{Governance, GovernanceError, GovernanceOptions};
+pub use permission::{Forbidden, Grant, Permit, Principal};
+pub use services::AuditKeys;

@@ -1,0 +1,61 @@
+//! Counts for operators, since the process started.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aa_protocol::Verdict;
+
+/// What the actors have done.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    approvals: AtomicU64,
+    refusals: AtomicU64,
+    checkpoints: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Actions decided `allow`.
+    pub allowed: u64,
+    /// Actions decided `deny`.
+    pub denied: u64,
+    /// Actions decided `require_approval`.
+    pub approvals: u64,
+    /// Inputs of known agents refused at the edge.
+    pub refusals: u64,
+    /// Checkpoints signed.
+    pub checkpoints: u64,
+}
+
+impl Metrics {
+    pub(crate) fn count_decision(&self, verdict: Verdict) {
+        let counter = match verdict {
+            Verdict::Allow => &self.allowed,
+            Verdict::Deny => &self.denied,
+            Verdict::RequireApproval => &self.approvals,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_refusal(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_checkpoint(&self) {
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts now.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            allowed: read(&self.allowed),
+            denied: read(&self.denied),
+            approvals: read(&self.approvals),
+            refusals: read(&self.refusals),
+            checkpoints: read(&self.checkpoints),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The one place that knows permissions.
+//!
+//! Authorising an operation yields a [`Permit`] for it, and what needs authorisation takes only the
+//! permit: forgetting the check does not compile. A permit carries its workspace, and no operation takes
+//! another, so a caller cannot reach another tenant.
+
+use std::{fmt, marker::PhantomData, str::FromStr};
+
+use aa_protocol::WorkspaceId;
+use serde::{Deserialize, Serialize};
+
+/// Who a request is made by: the holder of an API key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The only workspace it can act in.
+    pub workspace: WorkspaceId,
+    /// The id of its key, named in audit entries as `key:<id>`.
+    pub key_id: String,
+    /// What it may do.
+    pub grant: Grant,
+}
+
+/// What an API key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// Registering agents, nothing else: the key an application holds.
+    Agent,
+    /// Full administration of the workspace.
+    Owner,
+    /// Policies, agents and the audit log.
+    Admin,
+    /// Reads agents and the audit log; manages the keys it created.
+    Developer,
+    /// Reads agents, the audit log and the list of policies.
+    Viewer,
+}
+
+/// Leave to carry out operations of one kind in one workspace.
+#[derive(Clone, Debug)]
+pub struct Permit<O> {
+    principal: Principal,
+    operation: PhantomData<O>,
+}
+
+/// An operation that can be permitted.
+pub trait Operation {
+    /// Its name in refusals.
+    const NAME: &'static str;
+    /// Who may do it.
+    const GRANTS: &'static [Grant];
+}
+
+/// A principal lacks the grant for an operation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key {key_id} has the role {grant}, which may not {operation}; it takes {needed}")]
+pub struct Forbidden {
+    key_id: String,
+    grant: Grant,
+    operation: &'static str,
+    needed: String,
+}
+
+/// A text that names no grant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a role; use agent, owner, admin, developer or viewer")]
+pub struct UnknownGrant(String);
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident: $text:literal for $($grant:ident)|+;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub enum $name {}
+
+        impl Operation for $name {
+            const NAME: &'static str = $text;
+            const GRANTS: &'static [Grant] = &[$(Grant::$grant),+];
+        }
+    )+};
+}
+
+operations! {
+    /// Registering agents and issuing their tokens.
+    RegisterAgents: "register agents" for Agent | Owner | Admin;
+    /// Reading policies, their sources and history.
+    ReadPolicies: "read policies" for Owner | Admin | Developer | Viewer;
+    /// Applying, rolling back and removing policies.
+    ManagePolicies: "change policies" for Owner | Admin;
+    /// Reading agents.
+    ReadAgents: "read agents" for Owner | Admin | Developer | Viewer;
+    /// Suspending and resuming agents.
+    ManageAgents: "suspend or resume agents" for Owner | Admin;
+    /// Reading, exporting and proving the audit log.
+    ReadAudit: "read the audit log" for Owner | Admin | Developer | Viewer;
+    /// Creating and revoking API keys. A developer's reach ends at its own: see [`Permit::check_grant`]
+    /// and [`Permit::revokes_only_of`].
+    ManageKeys: "manage API keys" for Owner | Developer;
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// Leave for the operation `O`, if the principal's role has it.
+    ///
+    /// # Errors
+    /// [`Forbidden`], which names the roles that have it.
+    pub fn authorize<O: Operation>(&self) -> Result<Permit<O>, Forbidden> {
+        if O::GRANTS.contains(&self.grant) {
+            return Ok(Permit { principal: self.clone(), operation: PhantomData });
+        }
+        let needed: Vec<_> = O::GRANTS.iter().map(|grant| grant.as_str()).collect();
+        Err(Forbidden {
+            key_id: self.key_id.clone(),
+            grant: self.grant,
+            operation: O::NAME,
+            needed: needed.join(" or "),
+        })
+    }
+
+    /// How audit entries name it.
+    pub fn actor(&self) -> String {
+        format!("key:{}", self.key_id)
+    }
+}
+
+// === impl Permit ===
+
+impl<O> Permit<O> {
+    /// The workspace it holds in.
+    pub const fn workspace(&self) -> WorkspaceId {
+        self.principal.workspace
+    }
+
+    /// Who it was given to.
+    pub const fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// How audit entries name its holder.
+    pub fn actor(&self) -> String {
+        self.principal.actor()
+    }
+}
+
+impl Permit<ManageKeys> {
+    /// Whether the holder may create a key with `grant`: owners any, developers keys no stronger than
+    /// their own.
+    ///
+    /// # Errors
+    /// [`Forbidden`] when it may not.
+    pub fn check_grant(&self, grant: Grant) -> Result<(), Forbidden> {
+        let may = match self.principal.grant {
+            Grant::Owner => true,
+            Grant::Developer => {
+                matches!(grant, Grant::Agent | Grant::Developer | Grant::Viewer)
+            }
+            Grant::Agent | Grant::Admin | Grant::Viewer => false,
+        };
+        if may {
+            return Ok(());
+        }
+        Err(Forbidden {
+            key_id: self.principal.key_id.clone(),
+            grant: self.principal.grant,
+            operation: "create keys of a stronger role",
+            needed: Grant::Owner.to_string(),
+        })
+    }
+
+    /// Whose keys the holder may see and revoke: everybody's (`None`) for an owner, its own otherwise.
+    pub fn revokes_only_of(&self) -> Option<String> {
+        (self.principal.grant != Grant::Owner).then(|| self.actor())
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// Every grant.
+    pub const ALL: [Self; 5] =
+        [Self::Agent, Self::Owner, Self::Admin, Self::Developer, Self::Viewer];
+
+    /// The name in the API and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::Developer => "developer",
+            Self::Viewer => "viewer",
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Grant {
+    type Err = UnknownGrant;
+
+    fn from_str(text: &str) -> Result<Self, UnknownGrant> {
+        Self::ALL
+            .into_iter()
+            .find(|grant| grant.as_str() == text)
+            .ok_or_else(|| UnknownGrant(text.chars().take(32).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(grant: Grant) -> Principal {
+        let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
+        Principal { workspace, key_id: "k".into(), grant }
+    }
+
+    /// The role table of the specification, row by row.
+    #[test]
+    fn the_roles_are_those_of_the_specification() {
+        use Grant::{Admin, Agent, Developer, Owner, Viewer};
+        let may = |grant| {
+            let principal = principal(grant);
+            [
+                principal.authorize::<ReadPolicies>().is_ok(),
+                principal.authorize::<ManagePolicies>().is_ok(),
+                principal.authorize::<ReadAgents>().is_ok(),
+                principal.authorize::<ManageAgents>().is_ok(),
+                principal.authorize::<ReadAudit>().is_ok(),
+                principal.authorize::<ManageKeys>().is_ok(),
+                principal.authorize::<RegisterAgents>().is_ok(),
+            ]
+        };
+        assert_eq!(may(Owner), [true, true, true, true, true, true, true]);
+        assert_eq!(may(Admin), [true, true, true, true, true, false, true]);
+        assert_eq!(may(Developer), [true, false, true, false, true, true, false]);
+        assert_eq!(may(Viewer), [true, false, true, false, true, false, false]);
+        assert_eq!(may(Agent), [false, false, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_developer_reaches_its_own_keys_only() {
+        let permit = principal(Grant::Developer).authorize::<ManageKeys>().unwrap();
+        assert!(permit.check_grant(Grant::Agent).is_ok());
+        assert!(permit.check_grant(Grant::Admin).is_err());
+        assert_eq!(permit.revokes_only_of().as_deref(), Some("key:k"));
+        let owner = principal(Grant::Owner).authorize::<ManageKeys>().unwrap();
+        assert_eq!(owner.revokes_only_of(), None);
+    }
+
+    #[test]
+    fn a_refusal_names_what_it_takes() {
+        let refused = principal(Grant::Viewer).authorize::<ManagePolicies>().unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "key k has the role viewer, which may not change policies; it takes owner or admin"
+        );
+    }
+}

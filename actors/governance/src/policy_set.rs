@@ -1,0 +1,373 @@
+//! The policy-set actor: checks and compiles what is uploaded, keeps every revision, and publishes the
+//! snapshot that decisions are made by.
+
+mod load;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aa_ledger::{Draft, Kind, Stream};
+use aa_policy::{Diagnostic, Policy, PolicySet};
+use aa_protocol::{Timestamp, WorkspaceId};
+use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    chain::Chain,
+    keys,
+    notice::Notice,
+    policy_board::{PolicyCell, PolicySnapshot},
+    policy_record::{PolicyHeader, PolicyRevision, read_source, source_writes},
+    services::Services,
+    stored,
+};
+
+/// The most policies a workspace can have, removed ones included.
+pub const MAX_POLICIES: usize = 10_000;
+
+/// What a policy-set actor is asked.
+#[derive(Debug)]
+pub enum PolicySetMessage {
+    /// Hands out the cell that holds the snapshot in force.
+    Open(Reply<Arc<PolicyCell>>),
+    /// Checks a document and, unless it is a dry run, puts it in force.
+    Apply(Upload, Reply<Result<Applied, PolicyError>>),
+    /// Puts an earlier revision in force again, as a new revision.
+    Rollback(Rollback, Reply<Result<Applied, PolicyError>>),
+    /// Takes a policy out of force; its revisions stay.
+    Remove(Removal, Reply<Result<PolicyHeader, PolicyError>>),
+}
+
+/// A document on its way in.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The document, as the operator's file has it.
+    pub source: Bytes,
+    /// The name of a document in the flat format.
+    pub fallback_name: String,
+    /// Who: `key:<id>`.
+    pub actor: String,
+    /// Check only.
+    pub dry_run: bool,
+}
+
+/// Which revision to bring back.
+#[derive(Clone, Debug)]
+pub struct Rollback {
+    /// The policy.
+    pub name: String,
+    /// The revision; the one before the revision in force when absent.
+    pub to: Option<u64>,
+    /// Who: `key:<id>`.
+    pub actor: String,
+}
+
+/// Which policy to take out of force.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// The policy.
+    pub name: String,
+    /// Who: `key:<id>`.
+    pub actor: String,
+}
+
+/// A document that was accepted.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The revision that is in force now; in a dry run, the one that would be.
+    pub revision: PolicyRevision,
+    /// What the author should look at.
+    pub warnings: Vec<Diagnostic>,
+    /// Whether anything changed: the same bytes applied again change nothing.
+    pub changed: bool,
+}
+
+/// Why a change was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The document has errors.
+    #[error("the document has {} error(s)", errors.len())]
+    Invalid {
+        /// All of them.
+        errors: Vec<Diagnostic>,
+        /// The warnings found besides.
+        warnings: Vec<Diagnostic>,
+    },
+    /// There is no such policy.
+    #[error("there is no policy `{0}` in this workspace")]
+    Unknown(String),
+    /// There is no such revision.
+    #[error("policy `{name}` has no revision {revision}; its latest is {latest}")]
+    UnknownRevision {
+        /// The policy.
+        name: String,
+        /// What was asked for.
+        revision: u64,
+        /// The highest there is.
+        latest: u64,
+    },
+    /// The policy has no revision before the one in force.
+    #[error("policy `{0}` has no earlier revision to roll back to")]
+    NoEarlier(String),
+    /// The workspace is full.
+    #[error("the workspace has {MAX_POLICIES} policies, the most there can be")]
+    TooMany,
+    /// The store refused a read.
+    #[error("the policy could not be read: {0}")]
+    Unreadable(String),
+}
+
+/// The actor.
+pub struct PolicySetActor {
+    workspace: WorkspaceId,
+    shard: Arc<LiveShard>,
+    services: Arc<Services>,
+    chain: Chain,
+    generation: u64,
+    policies: BTreeMap<String, Known>,
+    cell: Arc<PolicyCell>,
+}
+
+struct Known {
+    header: PolicyHeader,
+    /// The compiled document in force and the digest of its source.
+    active: Option<(Arc<Policy>, String)>,
+}
+
+// === impl PolicySetActor ===
+
+impl Entity for PolicySetActor {
+    type Id = WorkspaceId;
+    type Message = PolicySetMessage;
+    type Context = Arc<Services>;
+
+    const KIND: &'static str = "policy_set";
+
+    fn shard_key(id: &WorkspaceId) -> Vec<u8> {
+        id.as_uuid().as_bytes().to_vec()
+    }
+
+    async fn load(
+        id: WorkspaceId,
+        shard: Arc<LiveShard>,
+        services: Arc<Services>,
+    ) -> Result<Self, LoadError> {
+        let loaded = Self::read(id, shard, services).await;
+        loaded.map_err(|error| LoadError::new::<Self>(&id, error))
+    }
+
+    async fn handle(&mut self, message: PolicySetMessage) -> Flow {
+        let now = self.services.clock.now();
+        match message {
+            PolicySetMessage::Open(reply) => reply.send(Ok(Arc::clone(&self.cell))),
+            PolicySetMessage::Apply(upload, reply) => match self.check(upload, None).await {
+                Ok(checked) => self.put_in_force(checked, now, reply),
+                Err(error) => reply.send(Ok(Err(error))),
+            },
+            PolicySetMessage::Rollback(rollback, reply) => {
+                match self.find_earlier(rollback).await {
+                    Ok(checked) => self.put_in_force(checked, now, reply),
+                    Err(error) => reply.send(Ok(Err(error))),
+                }
+            }
+            PolicySetMessage::Remove(removal, reply) => self.remove(removal, now, reply),
+        }
+        Flow::Continue
+    }
+}
+
+/// A document that may be put in force.
+struct CheckedUpload {
+    upload: Upload,
+    policy: Arc<Policy>,
+    warnings: Vec<Diagnostic>,
+    sha256: String,
+    rollback_of: Option<u64>,
+}
+
+impl PolicySetActor {
+    /// Compiling a large document takes a while: it happens aside, and decisions go on meanwhile by the
+    /// snapshot in force.
+    async fn check(
+        &self,
+        upload: Upload,
+        rollback_of: Option<u64>,
+    ) -> Result<CheckedUpload, PolicyError> {
+        let (source, name) = (upload.source.clone(), upload.fallback_name.clone());
+        let compiling = tokio::task::spawn_blocking(move || {
+            (aa_policy::check(&source, &name), digest(&source))
+        });
+        let (checked, sha256) =
+            compiling.await.map_err(|error| PolicyError::Unreadable(error.to_string()))?;
+        let Some(policy) = checked.policy else {
+            let (errors, warnings) = (checked.errors, checked.warnings);
+            return Err(PolicyError::Invalid { errors, warnings });
+        };
+        if !self.policies.contains_key(policy.name()) && self.policies.len() >= MAX_POLICIES {
+            return Err(PolicyError::TooMany);
+        }
+        let warnings = checked.warnings;
+        Ok(CheckedUpload { upload, policy: Arc::new(policy), warnings, sha256, rollback_of })
+    }
+
+    async fn find_earlier(&self, rollback: Rollback) -> Result<CheckedUpload, PolicyError> {
+        let Rollback { name, to, actor } = rollback;
+        let known = self.policies.get(&name).ok_or_else(|| PolicyError::Unknown(name.clone()))?;
+        let latest = known.header.latest;
+        let revision = match to {
+            Some(revision) => revision,
+            None => {
+                let before = known.header.active.unwrap_or(latest + 1) - 1;
+                if before == 0 {
+                    return Err(PolicyError::NoEarlier(name));
+                }
+                before
+            }
+        };
+        if revision == 0 || revision > latest {
+            return Err(PolicyError::UnknownRevision { name, revision, latest });
+        }
+        let unreadable = |error: aa_store::StoreError| PolicyError::Unreadable(error.to_string());
+        let mut txn = self.services.node.store().begin().await.map_err(unreadable)?;
+        let source = read_source(&mut *txn, self.workspace, &name, revision).await;
+        let source = source.map_err(unreadable)?.into();
+        let upload = Upload { source, fallback_name: name, actor, dry_run: false };
+        self.check(upload, Some(revision)).await
+    }
+
+    fn put_in_force(
+        &mut self,
+        checked: CheckedUpload,
+        now: Timestamp,
+        reply: Reply<Result<Applied, PolicyError>>,
+    ) {
+        let CheckedUpload { upload, policy, warnings, sha256, rollback_of } = checked;
+        let name = policy.name().to_owned();
+        let known = self.policies.get(&name);
+        let latest = known.map_or(0, |known| known.header.latest);
+        let unchanged =
+            known.is_some_and(|known| known.active.as_ref().is_some_and(|(_, old)| *old == sha256));
+        let revision = PolicyRevision {
+            name: name.clone(),
+            revision: if unchanged { latest } else { latest + 1 },
+            version: policy.version().map(ToOwned::to_owned),
+            description: policy.description().map(ToOwned::to_owned),
+            scope: policy.scope().to_string(),
+            applied_at: now,
+            applied_by: upload.actor.clone(),
+            rollback_of,
+            sha256: sha256.clone(),
+            bytes: upload.source.len() as u64,
+            warnings: warnings.len(),
+        };
+        if unchanged || upload.dry_run {
+            reply.send(Ok(Ok(Applied { revision, warnings, changed: !unchanged })));
+            return;
+        }
+        let number = revision.revision;
+        let header = PolicyHeader { active: Some(number), latest: number };
+        let mut writes = source_writes(self.workspace, &name, number, &upload.source);
+        writes.push((
+            keys::policy_revision(self.workspace, &name, number),
+            stored::encode(&revision),
+        ));
+        self.policies.insert(name.clone(), Known { header, active: Some((policy, sha256)) });
+
+        let (number, rollback) = (number.to_string(), rollback_of.map(|number| number.to_string()));
+        let change = if rollback.is_some() { "rolled_back" } else { "applied" };
+        let mut detail = vec![
+            ("change", change),
+            ("name", name.as_str()),
+            ("revision", number.as_str()),
+            ("sha256", revision.sha256.as_str()),
+        ];
+        if let Some(rollback) = &rollback {
+            detail.push(("rollback_of", rollback));
+        }
+        let applied = Applied { revision: revision.clone(), warnings, changed: true };
+        self.change(&name, header, &upload.actor, &detail, writes, now, reply, applied);
+    }
+
+    fn remove(
+        &mut self,
+        removal: Removal,
+        now: Timestamp,
+        reply: Reply<Result<PolicyHeader, PolicyError>>,
+    ) {
+        let Removal { name, actor } = removal;
+        let known = self.policies.get_mut(&name).filter(|known| known.active.is_some());
+        let Some(known) = known else {
+            reply.send(Ok(Err(PolicyError::Unknown(name))));
+            return;
+        };
+        known.active = None;
+        known.header.active = None;
+        let header = known.header;
+        let detail = [("change", "removed"), ("name", name.as_str())];
+        self.change(&name, header, &actor, &detail, Vec::new(), now, reply, header);
+    }
+
+    /// The one way a change becomes real: entry, header and sources in one commit; then the snapshot.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one commit")]
+    fn change<T: Send + 'static>(
+        &mut self,
+        name: &str,
+        header: PolicyHeader,
+        actor: &str,
+        detail: &[(&str, &str)],
+        mut writes: Vec<(Bytes, Bytes)>,
+        now: Timestamp,
+        reply: Reply<Result<T, PolicyError>>,
+        answer: T,
+    ) {
+        self.generation += 1;
+        let generation = Bytes::copy_from_slice(&self.generation.to_be_bytes());
+        writes.push((keys::policy_generation(self.workspace), generation));
+        writes.push((keys::policy(self.workspace, name), stored::encode(&header)));
+        let draft = Draft {
+            id: self.services.entropy.event_id(now),
+            workspace: self.workspace,
+            stream: Stream::Policies,
+            time: now,
+            kind: Kind::Policy,
+            actor: Some(actor),
+            action: None,
+            decision: None,
+            policies: &[],
+            latency_us: None,
+            trace: None,
+            detail,
+        };
+        let entry = self.chain.seal(&draft, &self.services.mac_key());
+        let snapshot = self.snapshot();
+        let services = Arc::clone(&self.services);
+        let workspace = self.workspace;
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            if committed.is_ok() {
+                let generation = snapshot.generation;
+                services.board.publish(workspace, snapshot);
+                services.notices.publish(workspace, Notice::PolicyChanged { generation });
+            }
+            reply.send(committed.map(|()| Ok(answer)));
+        });
+        match self.shard.journal.append(Record { entry: Some(entry), writes, done }) {
+            Ok(Some(position)) => self.chain.placed(position),
+            Ok(None) | Err(_) => self.shard.fail(),
+        }
+    }
+
+    fn snapshot(&self) -> PolicySnapshot {
+        let active = self.policies.values().filter_map(|known| {
+            let (policy, _) = known.active.as_ref()?;
+            Some((Arc::clone(policy), known.header.active))
+        });
+        // The map is keyed by the documents' names, so no two of them share one.
+        let set = PolicySet::new(active).expect("names are unique");
+        PolicySnapshot { generation: self.generation, set }
+    }
+}
+
+/// SHA-256 in lower-case hex.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

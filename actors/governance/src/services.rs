@@ -1,0 +1,81 @@
+//! What all actors share.
+
+use std::sync::{Arc, OnceLock};
+
+use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
+use aa_protocol::WorkspaceId;
+use aa_runtime::{Clock, Directory, Entropy, Fault, Node, Reply};
+use arc_swap::ArcSwap;
+use zeroize::Zeroizing;
+
+use crate::{
+    metrics::Metrics,
+    notice::NoticeBoard,
+    policy_board::{PolicyBoard, PolicyCell},
+    policy_set::{PolicySetActor, PolicySetMessage},
+};
+
+/// The keys that make the audit log trustworthy. They are shown nowhere.
+pub struct AuditKeys {
+    /// The Ed25519 seed that signs checkpoints. Each workspace signs under a name of its own.
+    pub log_seed: Zeroizing<[u8; 32]>,
+    /// Authenticates entries from now on.
+    pub mac: MacKey,
+}
+
+/// Everything an actor needs besides its own state.
+pub struct Services {
+    /// The node the actors run on.
+    pub node: Node,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The source of ids and keys.
+    pub entropy: Arc<dyn Entropy>,
+    /// News for sessions.
+    pub notices: NoticeBoard,
+    /// Counts for operators.
+    pub metrics: Metrics,
+    log_seed: Zeroizing<[u8; 32]>,
+    pub(crate) board: PolicyBoard,
+    pub(crate) policy_sets: OnceLock<Arc<Directory<PolicySetActor>>>,
+    mac: ArcSwap<MacKey>,
+}
+
+impl Services {
+    pub(crate) fn new(node: Node, keys: AuditKeys) -> Self {
+        Self {
+            clock: node.clock(),
+            entropy: node.entropy(),
+            node,
+            notices: NoticeBoard::default(),
+            metrics: Metrics::default(),
+            log_seed: keys.log_seed,
+            board: PolicyBoard::default(),
+            policy_sets: OnceLock::new(),
+            mac: ArcSwap::from_pointee(keys.mac),
+        }
+    }
+
+    /// The key that authenticates entries now.
+    pub(crate) fn mac_key(&self) -> arc_swap::Guard<Arc<MacKey>> {
+        self.mac.load()
+    }
+
+    /// The key that signs the workspace's checkpoints.
+    pub(crate) fn log_key(&self, workspace: WorkspaceId) -> Result<LogKey, VerifierKeyError> {
+        LogKey::new(&Checkpoint::origin(workspace), &self.log_seed)
+    }
+
+    /// The cell with the workspace's policies, loading them when they are not.
+    pub(crate) async fn policies(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, Fault> {
+        if let Some(cell) = self.board.find(workspace) {
+            return Ok(cell);
+        }
+        let directory = self.policy_sets.get().ok_or(Fault::Gone)?;
+        let (reply, answer) = Reply::channel();
+        directory
+            .send(&workspace, PolicySetMessage::Open(reply))
+            .map_err(|(fault, _message)| fault)?;
+        answer.await.unwrap_or(Err(Fault::Gone))
+    }
+}

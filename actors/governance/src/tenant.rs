@@ -1,0 +1,290 @@
+//! The tenant actor: the workspace itself, its API keys, and the checkpoints of its audit log.
+
+mod checkpoint;
+mod load;
+mod tiles;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aa_ledger::{Checkpoint, Draft, Kind, LogKey, Stream, TreeEdge};
+use aa_protocol::{Timestamp, WorkspaceId};
+use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{checkpoint::SegmentOf, tiles::with_tiles};
+use crate::{
+    api_key::{ApiKey, KeyRecord, MAX_KEYS},
+    chain::Chain,
+    keys,
+    permission::Grant,
+    services::Services,
+    stored,
+};
+
+/// What a tenant actor is asked.
+#[derive(Debug)]
+pub enum TenantMessage {
+    /// Makes the workspace, unless it exists. Answers its record.
+    Create(NewWorkspace, Reply<WorkspaceRecord>),
+    /// Makes an API key.
+    CreateKey(NewKey, Reply<Result<(KeyRecord, ApiKey), KeyError>>),
+    /// Revokes an API key.
+    RevokeKey(Revocation, Reply<Result<KeyRecord, KeyError>>),
+    /// Takes what the shards have logged into the tree and signs a checkpoint over it.
+    Checkpoint(Reply<Result<SignedCheckpoint, CheckpointFailed>>),
+}
+
+/// A workspace to be made.
+#[derive(Clone, Debug)]
+pub struct NewWorkspace {
+    /// Shown to people.
+    pub name: String,
+    /// Who: `setup` on first start.
+    pub actor: String,
+}
+
+/// An API key to be made.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What it is for, in the operator's words.
+    pub name: String,
+    /// What it may do.
+    pub grant: Grant,
+    /// Who makes it: `key:<id>`.
+    pub actor: String,
+}
+
+/// An API key to be revoked.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    /// The key's id.
+    pub id: String,
+    /// Who revokes it: `key:<id>`.
+    pub actor: String,
+    /// Revoke it only if it was created by this one; anybody's when absent.
+    pub created_by: Option<String>,
+}
+
+/// A workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceRecord {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Shown to people.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Why a key operation was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The workspace is full.
+    #[error("the workspace has {MAX_KEYS} API keys, the most there can be; revoke one")]
+    TooMany,
+    /// There is no such key.
+    #[error("there is no API key `{0}` in this workspace")]
+    Unknown(String),
+    /// Somebody else created it.
+    #[error("API key `{0}` was created by somebody else; an owner can revoke it")]
+    NotYours(String),
+    /// Revoking it would leave nobody who can administer the workspace.
+    #[error("API key `{0}` is the last owner's; create another owner key first")]
+    LastOwner(String),
+}
+
+/// A checkpoint could not be made.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no checkpoint could be made: {0}")]
+pub struct CheckpointFailed(pub String);
+
+/// A checkpoint and its note.
+#[derive(Clone, Debug)]
+pub struct SignedCheckpoint {
+    /// What is signed.
+    pub checkpoint: Checkpoint,
+    /// The C2SP signed note.
+    pub note: String,
+}
+
+/// The actor.
+pub struct TenantActor {
+    workspace: WorkspaceId,
+    shard: Arc<LiveShard>,
+    services: Arc<Services>,
+    chain: Chain,
+    record: Option<WorkspaceRecord>,
+    keys: BTreeMap<String, KeyRecord>,
+    log_key: LogKey,
+    tree: TreeState,
+    edge: TreeEdge,
+    latest: Option<SignedCheckpoint>,
+}
+
+/// How far the tree has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TreeState {
+    /// Leaves in the tree.
+    pub(crate) size: u64,
+    /// The position after the last entry taken from each shard's log.
+    pub(crate) next: BTreeMap<u16, u64>,
+}
+
+// === impl TenantActor ===
+
+impl Entity for TenantActor {
+    type Id = WorkspaceId;
+    type Message = TenantMessage;
+    type Context = Arc<Services>;
+
+    const KIND: &'static str = "tenant";
+
+    fn shard_key(id: &WorkspaceId) -> Vec<u8> {
+        id.as_uuid().as_bytes().to_vec()
+    }
+
+    async fn load(
+        id: WorkspaceId,
+        shard: Arc<LiveShard>,
+        services: Arc<Services>,
+    ) -> Result<Self, LoadError> {
+        let loaded = Self::read(id, shard, services).await;
+        loaded.map_err(|error| LoadError::new::<Self>(&id, error))
+    }
+
+    async fn handle(&mut self, message: TenantMessage) -> Flow {
+        let now = self.services.clock.now();
+        match message {
+            TenantMessage::Create(new, reply) => self.create(&new, now, reply),
+            TenantMessage::CreateKey(new, reply) => self.create_key(&new, now, reply),
+            TenantMessage::RevokeKey(revocation, reply) => {
+                self.revoke_key(&revocation, now, reply);
+            }
+            TenantMessage::Checkpoint(reply) => return self.checkpoint(now, reply).await,
+        }
+        Flow::Continue
+    }
+}
+
+impl TenantActor {
+    fn create(&mut self, new: &NewWorkspace, now: Timestamp, reply: Reply<WorkspaceRecord>) {
+        if let Some(record) = &self.record {
+            reply.send(Ok(record.clone()));
+            return;
+        }
+        let record =
+            WorkspaceRecord { id: self.workspace, name: new.name.clone(), created_at: now };
+        let write = (keys::workspace(self.workspace), stored::encode(&record));
+        self.record = Some(record.clone());
+        let detail = [("name", new.name.as_str())];
+        self.commit(Kind::Workspace, &new.actor, &detail, vec![write], now, reply, record);
+    }
+
+    fn create_key(
+        &mut self,
+        new: &NewKey,
+        now: Timestamp,
+        reply: Reply<Result<(KeyRecord, ApiKey), KeyError>>,
+    ) {
+        if self.keys.values().filter(|key| key.revoked_at.is_none()).count() >= MAX_KEYS {
+            reply.send(Ok(Err(KeyError::TooMany)));
+            return;
+        }
+        let (id, secret) = ApiKey::generate(&*self.services.entropy);
+        let record = KeyRecord {
+            id: id.clone(),
+            workspace: self.workspace,
+            name: new.name.clone(),
+            grant: new.grant,
+            created_at: now,
+            created_by: new.actor.clone(),
+            revoked_at: None,
+            digest: secret.digest_hex(),
+        };
+        let writes = self.key_writes(&record);
+        self.keys.insert(id.clone(), record.clone());
+        let detail = [
+            ("change", "created"),
+            ("id", id.as_str()),
+            ("name", new.name.as_str()),
+            ("role", new.grant.as_str()),
+        ];
+        self.commit(Kind::Key, &new.actor, &detail, writes, now, reply, Ok((record, secret)));
+    }
+
+    fn revoke_key(
+        &mut self,
+        revocation: &Revocation,
+        now: Timestamp,
+        reply: Reply<Result<KeyRecord, KeyError>>,
+    ) {
+        match self.may_revoke(revocation) {
+            Err(error) => reply.send(Ok(Err(error))),
+            Ok(record) if record.revoked_at.is_some() => reply.send(Ok(Ok(record))),
+            Ok(mut record) => {
+                record.revoked_at = Some(now);
+                let writes = self.key_writes(&record);
+                self.keys.insert(record.id.clone(), record.clone());
+                let detail = [("change", "revoked"), ("id", record.id.as_str())];
+                let answer = Ok(record.clone());
+                self.commit(Kind::Key, &revocation.actor, &detail, writes, now, reply, answer);
+            }
+        }
+    }
+
+    fn may_revoke(&self, revocation: &Revocation) -> Result<KeyRecord, KeyError> {
+        let id = &revocation.id;
+        let record = self.keys.get(id).ok_or_else(|| KeyError::Unknown(id.clone()))?;
+        if revocation.created_by.as_ref().is_some_and(|creator| *creator != record.created_by) {
+            return Err(KeyError::NotYours(id.clone()));
+        }
+        let is_live_owner =
+            |key: &&KeyRecord| key.grant == Grant::Owner && key.revoked_at.is_none();
+        if is_live_owner(&record) && self.keys.values().filter(is_live_owner).count() == 1 {
+            return Err(KeyError::LastOwner(id.clone()));
+        }
+        Ok(record.clone())
+    }
+
+    fn key_writes(&self, record: &KeyRecord) -> Vec<(Bytes, Bytes)> {
+        let by_id = (keys::api_key_id(self.workspace, &record.id), stored::encode(record));
+        let Some(digest) = record.digest_bytes() else { return vec![by_id] };
+        vec![(keys::api_key(&digest), stored::encode(record)), by_id]
+    }
+
+    /// The one way a change of the workspace becomes real: its entry and its state in one commit.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one commit")]
+    fn commit<T: Send + 'static>(
+        &mut self,
+        kind: Kind,
+        actor: &str,
+        detail: &[(&str, &str)],
+        writes: Vec<(Bytes, Bytes)>,
+        now: Timestamp,
+        reply: Reply<T>,
+        answer: T,
+    ) {
+        let draft = Draft {
+            id: self.services.entropy.event_id(now),
+            workspace: self.workspace,
+            stream: Stream::Workspace,
+            time: now,
+            kind,
+            actor: Some(actor),
+            action: None,
+            decision: None,
+            policies: &[],
+            latency_us: None,
+            trace: None,
+            detail,
+        };
+        let entry = self.chain.seal(&draft, &self.services.mac_key());
+        let done =
+            Reply::new(move |committed: Result<(), Fault>| reply.send(committed.map(|()| answer)));
+        match self.shard.journal.append(Record { entry: Some(entry), writes, done }) {
+            Ok(Some(position)) => self.chain.placed(position),
+            Ok(None) | Err(_) => self.shard.fail(),
+        }
+    }
+}
