@@ -318,8 +318,10 @@ mod tests {
             seen.push((site.pointer.to_owned(), site.is_key, text.to_owned()));
             true
         });
-        let seen: Vec<_> =
-            seen.iter().map(|(pointer, key, text)| (pointer.as_str(), *key, text.as_str())).collect();
+        let seen: Vec<_> = seen
+            .iter()
+            .map(|(pointer, key, text)| (pointer.as_str(), *key, text.as_str()))
+            .collect();
         assert_eq!(
             seen,
             [
