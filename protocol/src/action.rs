@@ -148,20 +148,20 @@ impl Action {
         match self {
             Self::ToolCall { tool, args } => {
                 let _ = field("/tool", tool, visit)
-                    && walk_object(args, &mut at(&mut pointer, "/args"), visit);
+                    && walk_object(args, at(&mut pointer, "/args"), visit);
             }
             Self::ToolResult { tool, content } => {
                 let _ = field("/tool", tool, visit)
-                    && walk(content, &mut at(&mut pointer, "/content"), visit);
+                    && walk(content, at(&mut pointer, "/content"), visit);
             }
             Self::LlmCall { model, host, messages, .. } => {
                 let _ = field("/model", model, visit)
                     && host.as_ref().is_none_or(|host| field("/host", host, visit))
-                    && walk(messages, &mut at(&mut pointer, "/messages"), visit);
+                    && walk(messages, at(&mut pointer, "/messages"), visit);
             }
             Self::LlmResult { model, content, .. } => {
                 let _ = field("/model", model, visit)
-                    && walk(content, &mut at(&mut pointer, "/content"), visit);
+                    && walk(content, at(&mut pointer, "/content"), visit);
             }
             Self::NetworkConnect { host, .. } => {
                 let _ = field("/host", host, visit);

@@ -5,4 +5,4 @@ mod log_verifier;
 mod query;
 
 pub use export::{Export, ExportFormat};
-pub use query::{Cursor, CursorError, Filter, Page};
+pub use query::{Cursor, CursorError, Filter, MAX_PAGE, Page};

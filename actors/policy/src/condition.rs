@@ -3,11 +3,13 @@
 //! The evaluator has no cost limit, so cost is bounded by what is accepted: the size of the expression,
 //! no comprehension inside another, and at run time the size of what it would walk through.
 
+mod checker;
+mod signatures;
 mod subject;
-mod types;
 
 use std::sync::{Arc, LazyLock};
 
+use aa_protocol::{AgentFacts, AgentId, GovernanceLevel, Timestamp};
 use cel::{
     Context, Env, Value,
     common::types::{CelBool, CelString, STRING_TYPE, Type as CelType},
@@ -18,8 +20,8 @@ use regex_automata::meta::Regex;
 
 pub(crate) use self::subject::Subject;
 use self::{
+    checker::Checker,
     subject::{Resolver, Size},
-    types::Checker,
 };
 use crate::{
     diagnostic::{Diagnostic, DiagnosticCode, Report},
@@ -39,11 +41,15 @@ pub(crate) struct Condition {
     nodes: usize,
     has_comprehension: bool,
     reads: Reads,
+    /// The value at each level, when nothing else is read.
+    by_level: Option<[Result<bool, ConditionFault>; 4]>,
 }
 
-/// Which of the large variables an expression reads.
+/// What an expression reads beside the governance level.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reads {
+    /// `tool` or `now`.
+    call: bool,
     args: bool,
     agent: bool,
 }
@@ -144,7 +150,8 @@ impl Condition {
         if !checker.faults.is_empty() {
             return Err(checker.faults);
         }
-        Ok(Self {
+        let mut condition = Self {
+            by_level: None,
             site,
             text: text.to_owned(),
             expression,
@@ -152,7 +159,28 @@ impl Condition {
             has_comprehension: checker.has_comprehension,
             reads: checker.reads,
             patterns: checker.patterns,
-        })
+        };
+        condition.by_level = condition.values_by_level();
+        Ok(condition)
+    }
+
+    fn values_by_level(&self) -> Option<[Result<bool, ConditionFault>; 4]> {
+        let Reads { call, args, agent } = self.reads;
+        if call || args || agent {
+            return None;
+        }
+        Some(GovernanceLevel::ALL.map(|governance_level| {
+            let agent = AgentFacts {
+                id: AgentId::from_uuid(uuid::Uuid::nil()),
+                name: String::new(),
+                org: None,
+                team: None,
+                governance_level,
+                labels: std::collections::BTreeMap::new(),
+            };
+            let args = serde_json::Map::new();
+            self.evaluate(&Subject::new("", &args, &agent, Timestamp::default()))
+        }))
     }
 
     /// Whether a person must approve.
@@ -160,6 +188,13 @@ impl Condition {
     /// # Errors
     /// When the expression has no boolean value for this subject.
     pub(crate) fn holds(&self, subject: &Subject<'_>) -> Result<bool, ConditionFault> {
+        match &self.by_level {
+            Some(values) => values[subject.governance_level() as usize],
+            None => self.evaluate(subject),
+        }
+    }
+
+    fn evaluate(&self, subject: &Subject<'_>) -> Result<bool, ConditionFault> {
         if self.work(subject) > MAX_WORK {
             return Err(ConditionFault::TooLarge);
         }

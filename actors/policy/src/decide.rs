@@ -54,8 +54,12 @@ pub fn decide(
     let documents = policies.applicable(action);
     // First of all: what may be quoted in a reason depends on it.
     let scan = Scan::of(&documents, action);
+    let rules = tool_rules(&documents, action);
+    let host = remote_host(action).map(|written| (written, Host::parse(written)));
     let mut ladder = Ladder {
         documents: &documents,
+        rules: &rules,
+        host: host.as_ref(),
         facts,
         action,
         now,
@@ -79,6 +83,10 @@ pub fn decide(
 
 struct Ladder<'l> {
     documents: &'l [Arc<Document>],
+    /// The entries of the called tool, each with its document.
+    rules: &'l [(&'l Document, &'l str, &'l ToolRule)],
+    /// The host that the action reaches: as written, and normalised where that is possible.
+    host: Option<&'l (&'l str, Option<Host>)>,
     facts: &'l Facts<'l>,
     action: &'l Action,
     now: Timestamp,
@@ -135,8 +143,7 @@ impl<'l> Ladder<'l> {
     }
 
     fn network(&mut self) {
-        let Some(written) = remote_host(self.action) else { return };
-        let host = Host::parse(written);
+        let Some((written, host)) = self.host else { return };
         for document in self.documents {
             let Some(network) = &document.policy.network else { continue };
             let admitted = host.as_ref().and_then(|host| network.admits(host)).is_some();
@@ -148,7 +155,7 @@ impl<'l> Ladder<'l> {
     }
 
     fn tool(&mut self) {
-        for (document, tool, rule) in self.tool_rules() {
+        for (document, tool, rule) in self.rules {
             if let Some(site) = &rule.denied {
                 let message = self.say.tool_denied(tool);
                 self.deny_at(document, site, ReasonCode::ToolDenied, message);
@@ -169,7 +176,7 @@ impl<'l> Ladder<'l> {
     }
 
     fn rate(&mut self) {
-        for (document, tool, rule) in self.tool_rules() {
+        for (document, tool, rule) in self.rules {
             let Some((limit, site)) = &rule.limit_per_hour else { continue };
             let admitted = self.facts.rates.admitted_in_window(tool);
             if admitted >= *limit {
@@ -182,7 +189,7 @@ impl<'l> Ladder<'l> {
     fn approval(&mut self) {
         let Action::ToolCall { tool, args } = self.action else { return };
         let subject = Subject::new(tool, args, self.facts.agent, self.now);
-        for (document, tool, rule) in self.tool_rules() {
+        for (document, tool, rule) in self.rules {
             let Some(condition) = &rule.requires_approval_if else { continue };
             let (code, message) = match condition.holds(&subject) {
                 Ok(false) => continue,
@@ -220,7 +227,7 @@ impl<'l> Ladder<'l> {
         }
         let is_allowed = self.verdict == Verdict::Allow;
         let limits =
-            self.tool_rules().filter_map(|(.., rule)| Some(rule.limit_per_hour.as_ref()?.0));
+            self.rules.iter().filter_map(|(.., rule)| Some(rule.limit_per_hour.as_ref()?.0));
         let counted_limit = if is_allowed { limits.max() } else { None };
         let applied = self
             .documents
@@ -240,28 +247,15 @@ impl<'l> Ladder<'l> {
         Outcome { decision, applied, counted_limit }
     }
 
-    /// The entries of the called tool, each with its document.
-    fn tool_rules(&self) -> impl Iterator<Item = (&'l Document, &'l str, &'l ToolRule)> + use<'l> {
-        let documents = self.documents;
-        let tool = match self.action {
-            Action::ToolCall { tool, .. } => Some(tool.as_str()),
-            _ => None,
-        };
-        tool.into_iter().flat_map(move |tool| {
-            documents.iter().filter_map(move |document| {
-                Some((document.as_ref(), tool, document.policy.tools.get(tool)?))
-            })
-        })
-    }
-
     /// Why a document that refuses nothing admits the action.
     fn admission(&self, document: &Document) -> Reason {
         let policy = &document.policy;
         let site = match self.action {
             Action::ToolCall { tool, .. } => policy.tools.get(tool).map(|rule| &rule.site),
-            action => remote_host(action)
-                .and_then(Host::parse)
-                .and_then(|host| policy.network.as_ref()?.admits(&host)),
+            _ => self
+                .host
+                .as_ref()
+                .and_then(|(_, host)| policy.network.as_ref()?.admits(host.as_ref()?)),
         };
         let site = site.or_else(|| {
             let allow = policy.capabilities.as_ref()?.allow.as_ref()?;
@@ -336,6 +330,17 @@ fn needed(action: &Action) -> [Option<Capability<'_>>; 2] {
         Action::AgentSpawn { .. } => [Some(Capability::AgentSpawn), None],
         Action::ToolResult { .. } | Action::LlmResult { .. } => [None, None],
     }
+}
+
+fn tool_rules<'l>(
+    documents: &'l [Arc<Document>],
+    action: &'l Action,
+) -> Vec<(&'l Document, &'l str, &'l ToolRule)> {
+    let Action::ToolCall { tool, .. } = action else { return Vec::new() };
+    let rule = |document: &'l Arc<Document>| {
+        Some((document.as_ref(), tool.as_str(), document.policy.tools.get(tool)?))
+    };
+    documents.iter().filter_map(rule).collect()
 }
 
 fn remote_host(action: &Action) -> Option<&str> {

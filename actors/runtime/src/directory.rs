@@ -1,7 +1,9 @@
 //! Finds the one live actor of an id, starting it when there is none.
 
 use std::{
+    any::Any,
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +12,7 @@ use std::{
 };
 
 use aa_protocol::Timestamp;
+use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorRuntime, MessagingErr};
 
@@ -398,13 +401,27 @@ impl<E: Entity> Actor for Host<E> {
             self.load(state).await?;
         }
         if let Some(entity) = &mut state.entity {
-            match entity.handle(message).await {
-                Flow::Continue => {}
-                Flow::Reload => state.entity = None,
+            // Caught here and not by the actor loop, whose unwinding would also drop the messages that
+            // wait: only the reply of the message at fault may see a panic. The entity is not used
+            // again, so what the panic left of it does not matter.
+            let handled = AssertUnwindSafe(entity.handle(message)).catch_unwind().await;
+            match handled {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Reload) => state.entity = None,
+                Err(panic) => {
+                    state.entity = None;
+                    return Err(format!("it panicked: {}", panic_text(&*panic)).into());
+                }
             }
         }
         Ok(())
     }
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 impl<E: Entity> Host<E> {

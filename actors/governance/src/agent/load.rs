@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::WorkspaceId;
 use aa_runtime::{LiveShard, ShardId, journal::log_prefix};
-use aa_store::{KeyRange, Order, Store, StoreError, Transaction};
+use aa_store::{Order, Store, StoreError, Transaction};
 
 use super::{AgentActor, AgentKeyId, Rates, View};
 use crate::{
@@ -116,9 +116,4 @@ pub(super) async fn entry_at(
 
 fn entry_key(workspace: WorkspaceId, shard: ShardId, position: u64) -> Vec<u8> {
     [log_prefix(workspace, shard).as_slice(), &position.to_be_bytes()].concat()
-}
-
-/// All entries of one workspace in one shard's log.
-pub(crate) fn log_range(workspace: WorkspaceId, shard: ShardId) -> KeyRange {
-    KeyRange::prefix(&log_prefix(workspace, shard))
 }

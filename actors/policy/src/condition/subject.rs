@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::OnceLock};
 
-use aa_protocol::{AgentFacts, Timestamp};
+use aa_protocol::{AgentFacts, GovernanceLevel, Timestamp};
 use cel::{
     ExecutionError,
     common::types::{
@@ -58,6 +58,10 @@ impl<'a> Subject<'a> {
             agent_value: OnceLock::new(),
             args_size: OnceLock::new(),
         }
+    }
+
+    pub(super) const fn governance_level(&self) -> GovernanceLevel {
+        self.agent.governance_level
     }
 
     pub(super) fn args_size(&self) -> Size {

@@ -13,6 +13,7 @@ pub(super) struct Wording<'a> {
     tool_is_quotable: bool,
     model_is_quotable: bool,
     host_is_quotable: bool,
+    condition_is_quotable: bool,
 }
 
 const REDACTED: &str = "`[redacted]`";
@@ -30,6 +31,8 @@ impl<'a> Wording<'a> {
             tool_is_quotable: scan.may_quote("tool"),
             model_is_quotable: scan.may_quote("model"),
             host_is_quotable: scan.may_quote("host"),
+            // A condition may spell out the very argument that a pattern matched.
+            condition_is_quotable: scan.hits.is_empty(),
         }
     }
 
@@ -62,7 +65,8 @@ impl<'a> Wording<'a> {
     }
 
     pub(super) fn approval_required(&self, tool: &str, condition: &str) -> String {
-        let condition = if self.tool_is_quotable { quoted(condition) } else { REDACTED.to_owned() };
+        let condition =
+            if self.condition_is_quotable { quoted(condition) } else { REDACTED.to_owned() };
         format!("a person must approve the call of {}, because {condition}", self.tool(tool))
     }
 

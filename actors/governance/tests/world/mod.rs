@@ -1,0 +1,183 @@
+//! A node with its actors over the memory store, for the tests beside it.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use aa_governance::{
+    AuditKeys, Governance, GovernanceOptions, Grant, Permit, Principal,
+    agent::{AgentKeyId, Answer, NotRegistered, Request},
+    permission::Operation,
+};
+use aa_ledger::MacKey;
+use aa_protocol::{Action, ActionId, AgentFacts, AgentId, GovernanceLevel, Timestamp, WorkspaceId};
+use aa_runtime::{Clock, Fault, ManualClock, Node, NodeOptions, Reply, SeededEntropy};
+use aa_store::{Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
+use zeroize::Zeroizing;
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const MAC_SECRET: [u8; 32] = [3; 32];
+
+pub(crate) struct World {
+    pub(crate) governance: Governance,
+    pub(crate) node: Node,
+    pub(crate) clock: ManualClock,
+    pub(crate) faults: Faults,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) workspace: WorkspaceId,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let faults = Faults::none();
+        let store: Arc<dyn Store> =
+            Arc::new(MemoryStore::with(Arc::new(StoreSystemClock::default()), faults.clone()));
+        let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let world = Self::over(store, faults, ManualClock::new(noon)).await;
+        world.governance.set_up_workspace(world.workspace, "test").await.unwrap();
+        world
+    }
+
+    /// A new process over what an earlier one left.
+    pub(crate) async fn restarted(self) -> Self {
+        self.node.stop().await;
+        Self::over(self.store, self.faults, self.clock).await
+    }
+
+    async fn over(store: Arc<dyn Store>, faults: Faults, clock: ManualClock) -> Self {
+        let entropy = Arc::new(SeededEntropy::new(clock.now().as_micros() as u64));
+        let options = NodeOptions { name: "n".into(), shards: 2, lease: Duration::from_secs(10) };
+        let node = Node::start(Arc::clone(&store), Arc::new(clock.clone()), entropy, options)
+            .await
+            .unwrap();
+        let keys = AuditKeys {
+            log_seed: Zeroizing::new([9; 32]),
+            mac: MacKey::new("k1", &MAC_SECRET).unwrap(),
+        };
+        let governance = Governance::start(node.clone(), keys, GovernanceOptions::default());
+        let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
+        Self { governance, node, clock, faults, store, workspace }
+    }
+
+    pub(crate) fn principal(&self, grant: Grant) -> Principal {
+        Principal { workspace: self.workspace, key_id: "test".into(), grant }
+    }
+
+    pub(crate) fn permit<O: Operation>(&self) -> Permit<O> {
+        self.principal(Grant::Owner).authorize().unwrap()
+    }
+
+    pub(crate) fn id(&self, name: &str) -> AgentKeyId {
+        AgentKeyId { workspace: self.workspace, agent: AgentId::of_name(self.workspace, name) }
+    }
+
+    pub(crate) async fn register(&self, name: &str) -> AgentKeyId {
+        let id = self.id(name);
+        let facts = AgentFacts {
+            id: id.agent,
+            name: name.into(),
+            org: None,
+            team: Some("platform".into()),
+            governance_level: GovernanceLevel::L0,
+            labels: Default::default(),
+        };
+        let key = "public-key".to_owned();
+        self.governance.register(&self.permit(), facts, key).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn apply(&self, source: &str) -> aa_governance::policy_set::Applied {
+        let source = bytes::Bytes::copy_from_slice(source.as_bytes());
+        let applied =
+            self.governance.apply_policy(&self.permit(), source, "flat".into(), false).await;
+        applied.unwrap()
+    }
+
+    pub(crate) async fn check(
+        &self,
+        id: &AgentKeyId,
+        action: u128,
+        json: &str,
+    ) -> Result<Answer, Fault> {
+        let (reply, answer) = Reply::channel();
+        let request = Request {
+            id: ActionId::from_bytes(action.to_be_bytes()),
+            trace: None,
+            action: action_of(json),
+            received: self.clock.now(),
+        };
+        self.governance.check(id, request, reply);
+        settled(answer).await.map(|answer| answer.unwrap())
+    }
+
+    /// Checks until the shard is back after a fault, always with the same action id.
+    pub(crate) async fn check_again(&self, id: &AgentKeyId, action: u128, json: &str) -> Answer {
+        let checking = async {
+            loop {
+                match self.check(id, action, json).await {
+                    Ok(answer) => return answer,
+                    Err(fault) => assert!(fault.is_retryable(), "{fault}"),
+                }
+                self.clock.advance(Duration::from_millis(1));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, checking).await.expect("the shard comes back")
+    }
+
+    /// The whole audit log as an export.
+    pub(crate) async fn export(&self) -> Vec<u8> {
+        use aa_governance::audit::ExportFormat;
+        let permit = self.permit();
+        let mut export =
+            self.governance.export(&permit, ExportFormat::JsonLines, None, "0").await.unwrap();
+        let mut text = Vec::new();
+        while let Some(chunk) = export.chunks.recv().await {
+            text.extend_from_slice(&chunk.unwrap());
+        }
+        text
+    }
+
+    /// Exports, verifies everything and returns the entries.
+    pub(crate) async fn verified_entries(&self) -> Vec<aa_ledger::Entry> {
+        let text = self.export().await;
+        let report = verify(&text);
+        assert!(report.intact, "{report}");
+        let lines: Vec<_> = text.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).collect();
+        let entries = lines[1..lines.len() - 1].iter();
+        entries.map(|line| aa_ledger::Entry::parse(line).unwrap()).collect()
+    }
+}
+
+pub(crate) fn verify(text: &[u8]) -> aa_ledger::Report {
+    let secret: String = MAC_SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
+    let header: serde_json::Value =
+        serde_json::from_slice(text.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+    let log_key = header["log_key"].as_str().unwrap();
+    let keys = serde_json::json!({
+        "log_keys": [{"key": log_key}],
+        "mac_keys": [{"id": "k1", "secret": secret}],
+    });
+    let keys = aa_ledger::Keys::parse(&keys.to_string()).unwrap();
+    let mut reader = std::io::Cursor::new(text.to_vec());
+    let mut exports = [aa_ledger::Export { name: "export", reader: &mut reader }];
+    aa_ledger::verify(&mut exports, Some(&keys), None).unwrap()
+}
+
+pub(crate) fn action_of(json: &str) -> Action {
+    serde_json::from_str(json).unwrap()
+}
+
+pub(crate) async fn settled(
+    answer: tokio::sync::oneshot::Receiver<Result<Result<Answer, NotRegistered>, Fault>>,
+) -> Result<Result<Answer, NotRegistered>, Fault> {
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .expect("every action is answered")
+        .unwrap_or(Err(Fault::Gone))
+}
+
+pub(crate) const BASH: &str = r#"{"kind":"tool_call","tool":"bash","args":{"cmd":"ls"}}"#;

@@ -1,0 +1,285 @@
+//! What callers of an actor can rely on, shown on a counter that is durable through the journal.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aa_protocol::Timestamp;
+use aa_runtime::{
+    Clock, Directory, DirectoryOptions, Entity, Fault, Flow, LiveShard, LoadError, ManualClock,
+    Node, NodeOptions, Record, Reply, SeededEntropy,
+};
+use aa_store::{Fault as StoreFault, Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
+use bytes::Bytes;
+
+struct Counter {
+    id: String,
+    shard: Arc<LiveShard>,
+    count: u64,
+}
+
+enum Ask {
+    Add(Reply<u64>),
+    Get(Reply<u64>),
+    Panic(Reply<u64>),
+}
+
+#[derive(Clone)]
+struct Shared {
+    store: Arc<dyn Store>,
+    loads: Arc<AtomicU32>,
+}
+
+impl Entity for Counter {
+    type Id = String;
+    type Message = Ask;
+    type Context = Shared;
+
+    const KIND: &'static str = "counter";
+
+    fn shard_key(id: &String) -> Vec<u8> {
+        id.clone().into_bytes()
+    }
+
+    async fn load(id: String, shard: Arc<LiveShard>, shared: Shared) -> Result<Self, LoadError> {
+        shared.loads.fetch_add(1, Ordering::SeqCst);
+        let failed = |error| LoadError::new::<Self>(&id, error);
+        let mut txn = shared.store.begin().await.map_err(failed)?;
+        let stored = txn.get_snapshot(&key(&id)).await.map_err(failed)?;
+        let count =
+            stored.map_or(0, |bytes| u64::from_be_bytes(bytes.as_ref().try_into().unwrap()));
+        Ok(Self { id, shard, count })
+    }
+
+    async fn handle(&mut self, ask: Ask) -> Flow {
+        match ask {
+            Ask::Get(reply) => reply.send(Ok(self.count)),
+            Ask::Panic(reply) => {
+                let _held = reply;
+                panic!("a poisoned message");
+            }
+            Ask::Add(reply) => {
+                self.count += 1;
+                let count = self.count;
+                let write = (key(&self.id), Bytes::copy_from_slice(&count.to_be_bytes()));
+                let done = Reply::new(move |committed: Result<(), Fault>| {
+                    reply.send(committed.map(|()| count));
+                });
+                let _ =
+                    self.shard.journal.append(Record { entry: None, writes: vec![write], done });
+            }
+        }
+        Flow::Continue
+    }
+}
+
+fn key(id: &str) -> Bytes {
+    Bytes::from(format!("counter/{id}"))
+}
+
+struct World {
+    node: Node,
+    clock: ManualClock,
+    faults: Faults,
+    directory: Arc<Directory<Counter>>,
+    loads: Arc<AtomicU32>,
+}
+
+async fn world() -> World {
+    let faults = Faults::none();
+    let store = MemoryStore::with(Arc::new(StoreSystemClock::default()), faults.clone());
+    let clock = ManualClock::new(Timestamp::from_micros(1_000_000));
+    let node = start(Arc::new(store), &clock, "a").await.expect("the node starts");
+    let loads = Arc::new(AtomicU32::new(0));
+    let shared = Shared { store: node.store(), loads: Arc::clone(&loads) };
+    let options = DirectoryOptions {
+        idle_after: Some(Duration::from_secs(40)),
+        free_restarts: 2,
+        first_backoff: Duration::from_secs(1),
+        longest_backoff: Duration::from_secs(60),
+    };
+    let directory = Directory::new(node.clone(), shared, options);
+    World { node, clock, faults, directory, loads }
+}
+
+async fn start(
+    store: Arc<dyn Store>,
+    clock: &ManualClock,
+    name: &str,
+) -> Result<Node, aa_runtime::NodeError> {
+    let options = NodeOptions { name: name.to_owned(), shards: 2, lease: Duration::from_secs(10) };
+    let entropy = Arc::new(SeededEntropy::new(7));
+    Node::start(store, Arc::new(clock.clone()), entropy, options).await
+}
+
+async fn ask(
+    world: &World,
+    id: &str,
+    message: impl FnOnce(Reply<u64>) -> Ask,
+) -> Result<u64, Fault> {
+    let (reply, answer) = Reply::channel();
+    match world.directory.send(&id.to_owned(), message(reply)) {
+        Ok(()) => {}
+        Err((fault, _message)) => return Err(fault),
+    }
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .expect("every message is answered")
+        .unwrap_or(Err(Fault::Gone))
+}
+
+/// Asks until the shard is back: bounded, and only for faults that say so.
+async fn ask_again(world: &World, id: &str, message: impl Fn(Reply<u64>) -> Ask) -> u64 {
+    let asking = async {
+        loop {
+            match ask(world, id, &message).await {
+                Ok(count) => return count,
+                Err(fault) => assert!(fault.is_retryable(), "{fault}"),
+            }
+            // The pauses between attempts to take a shard again are the manual clock's.
+            world.clock.advance(Duration::from_millis(10));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("the shard comes back")
+}
+
+/// Hurries the clock until `reached`: bounded.
+async fn hurry_until(world: &World, reached: impl Fn(&World) -> bool) {
+    let hurrying = async {
+        while !reached(world) {
+            world.clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, hurrying).await.expect("it is reached");
+}
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panicking_actor_is_loaded_again_and_its_callers_are_answered() {
+    let world = world().await;
+    assert_eq!(ask(&world, "a", Ask::Add).await, Ok(1));
+    let (poison, poisoned) = Reply::channel();
+    let (behind, answer) = Reply::channel();
+    let id = "a".to_owned();
+    world.directory.send(&id, Ask::Panic(poison)).ok().unwrap();
+    let queued = world.directory.send(&id, Ask::Get(behind));
+    assert_eq!(poisoned.await.unwrap(), Err(Fault::Crashed), "it is not tried again");
+    if queued.is_ok() {
+        // The one behind was either dropped with the actor, to be sent again, or met the next life.
+        assert!(matches!(answer.await.unwrap(), Err(Fault::Gone) | Ok(1)));
+    }
+    assert_eq!(ask_again(&world, "a", Ask::Get).await, 1, "what was acknowledged is there");
+    assert_eq!(world.directory.stats().failed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_that_keeps_failing_is_held_back_and_comes_back() {
+    let world = world().await;
+    let mut held = None;
+    for _ in 0..50 {
+        match ask(&world, "a", Ask::Panic).await {
+            Err(Fault::Crashed | Fault::Gone) => {}
+            Err(Fault::BackingOff { retry_after, .. }) => {
+                held = Some(retry_after);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let retry_after = held.expect("the restarts are held back");
+    assert_eq!(ask(&world, "b", Ask::Add).await, Ok(1), "others are not");
+    world.clock.advance(retry_after);
+    assert_eq!(ask_again(&world, "a", Ask::Add).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_actor_leaves_memory_and_comes_back_with_its_state() {
+    let world = world().await;
+    assert_eq!(ask(&world, "a", Ask::Add).await, Ok(1));
+    hurry_until(&world, |world| world.directory.stats().passivated == 1).await;
+    assert_eq!(ask_again(&world, "a", Ask::Get).await, 1);
+    assert_eq!(world.loads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_is_lost_to_passivation() {
+    let world = Arc::new(world().await);
+    let hurry = {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move {
+            for _ in 0..3_000 {
+                world.clock.advance(Duration::from_secs(10));
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let mut expected = 0;
+    while !hurry.is_finished() {
+        expected += 1;
+        assert_eq!(ask(&world, "a", Ask::Add).await, Ok(expected));
+    }
+    hurry.await.unwrap();
+    assert!(world.directory.stats().passivated > 0, "the test exercised what it is about");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_unknown_commit_the_actor_believes_the_store() {
+    for (fault, expected) in [
+        (StoreFault::UnknownApplied, 1),
+        (StoreFault::UnknownLost, 0),
+        (StoreFault::Conflict, 0),
+        (StoreFault::Unavailable, 0),
+    ] {
+        let world = world().await;
+        world.faults.script([Some(fault)]);
+        let failed = ask(&world, "a", Ask::Add).await.unwrap_err();
+        assert!(matches!(failed, Fault::NotDurable(_)), "{failed}");
+        assert_eq!(ask_again(&world, "a", Ask::Get).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposed_owner_cannot_write() {
+    let world = world().await;
+    assert_eq!(ask(&world, "a", Ask::Add).await, Ok(1));
+    let store = world.node.store();
+    // Its lease runs: the shards are not taken.
+    assert!(start(Arc::clone(&store), &world.clock, "b").await.is_err());
+    // A node that was paused past its lease: time passes without its renewals.
+    let later = ManualClock::new(world.clock.now().saturating_add(Duration::from_secs(11)));
+    let successor = start(Arc::clone(&store), &later, "b").await.expect("the lease is over");
+    let failed = ask(&world, "a", Ask::Add).await.unwrap_err();
+    assert!(failed.is_retryable(), "{failed}");
+    let shared = Shared { store, loads: Arc::new(AtomicU32::new(0)) };
+    let directory: Arc<Directory<Counter>> =
+        Directory::new(successor, shared, DirectoryOptions::default());
+    let (reply, answer) = Reply::channel();
+    directory.send(&"a".to_owned(), Ask::Get(reply)).ok().unwrap();
+    assert_eq!(answer.await.unwrap(), Ok(1), "nothing of the deposed owner was written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_commits_what_was_taken() {
+    let world = world().await;
+    let mut answers = Vec::new();
+    for _ in 0..500 {
+        let (reply, answer) = Reply::channel();
+        world.directory.send(&"a".to_owned(), Ask::Add(reply)).ok().unwrap();
+        answers.push(answer);
+    }
+    assert_eq!(ask(&world, "a", Ask::Get).await, Ok(500));
+    world.node.stop().await;
+    for (index, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.await.unwrap(), Ok(index as u64 + 1));
+    }
+    let gone = ask(&world, "a", Ask::Get).await.unwrap_err();
+    assert!(matches!(gone, Fault::ShardAway { .. } | Fault::Gone), "{gone}");
+}
