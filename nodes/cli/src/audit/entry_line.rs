@@ -1,0 +1,117 @@
+//! An entry of the audit log on one line, for people.
+
+use std::collections::HashMap;
+
+use aa_ledger::{Entry, Kind, Stream};
+use aa_protocol::{Reason, Verdict};
+
+use crate::{
+    moment::short,
+    terminal::{Style, printable},
+};
+
+/// Renders entries, each on a line of its own:
+/// `2026-11-22 20:51:29  researcher  deny   tool_call bash  tool_denied: … (tools:7)`.
+pub(super) struct EntryLines {
+    names: HashMap<String, String>,
+    colour: bool,
+}
+
+// === impl EntryLines ===
+
+impl EntryLines {
+    /// `names` are the agents' names by their ids.
+    pub(super) fn new(names: HashMap<String, String>, colour: bool) -> Self {
+        Self { names, colour }
+    }
+
+    /// The line of an entry; the entry itself when this version does not know its form.
+    pub(super) fn render(&self, line: &str) -> String {
+        match Entry::parse(line.as_bytes()) {
+            Ok(entry) => self.render_entry(&entry),
+            Err(_) => printable(line).into_owned(),
+        }
+    }
+
+    fn render_entry(&self, entry: &Entry) -> String {
+        let time = short(&entry.time.to_string());
+        let time = Style::Quiet.paint(&time, self.colour);
+        let subject = self.subject(entry.stream);
+        let subject = format!("{:<24}", printable(&subject));
+        let (label, style) = match entry.verdict {
+            Some(Verdict::Allow) => ("allow", Style::Good),
+            Some(Verdict::RequireApproval) => ("approve?", Style::Warning),
+            Some(Verdict::Deny) => ("deny", Style::Bad),
+            None if entry.kind == Kind::Refusal => (entry.kind.as_str(), Style::Bad),
+            None => (entry.kind.as_str(), Style::Quiet),
+        };
+        let label = format!("{label:<12}");
+        let label = style.paint(&label, self.colour);
+        let mut text = format!("{time}  {subject}  {label}");
+        if let Some(action) = &entry.action {
+            text += &format!("  {}", action.kind);
+            if let Some(target) = action.target() {
+                text += &format!(" {}", printable(target));
+            }
+        }
+        if let Some(actor) = &entry.actor {
+            text += &format!("  by {}", printable(actor));
+        }
+        for (name, value) in &entry.detail {
+            text += &format!("  {name}={}", printable(value));
+        }
+        let telling = entry.verdict.is_some_and(|verdict| verdict != Verdict::Allow);
+        if telling && let Some(reason) = entry.reasons.first() {
+            text += &format!("  {}{}", printable(&reason.message), place(reason));
+            let others = entry.reasons.len() - 1;
+            if others > 0 {
+                text += &format!(" and {others} more");
+            }
+        }
+        text
+    }
+
+    fn subject(&self, stream: Stream) -> String {
+        let Stream::Agent(agent) = stream else { return stream.to_string() };
+        let id = agent.to_string();
+        match self.names.get(&id) {
+            Some(name) if !name.is_empty() => name.clone(),
+            _ => id,
+        }
+    }
+}
+
+fn place(reason: &Reason) -> String {
+    match (&reason.policy, reason.line) {
+        (Some(policy), Some(line)) => format!(" ({}:{line})", printable(policy)),
+        (Some(policy), None) => format!(" ({})", printable(policy)),
+        (None, _) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line of the ledger's golden file.
+    const DENIED: &str = include_str!("../../tests/golden/entry.json");
+
+    #[test]
+    fn a_denied_action_shows_who_what_and_the_policy_line_that_decided() {
+        let names = [("11112222-3333-4444-8555-666600000001".to_owned(), "researcher".to_owned())];
+        let lines = EntryLines::new(names.into(), false);
+        assert_eq!(
+            lines.render(DENIED.trim_end()),
+            "2026-11-22 20:51:29  researcher                deny          llm_call gpt-4o  \
+             by operator \"ann\" \\ <ann@example.com>  a=Grüße — ✓  \
+             b=tab\u{fffd}line\u{fffd}return\u{fffd}bell\u{fffd}\u{fffd}  \
+             the tool `bash` is not allowed (shell:9)"
+        );
+    }
+
+    #[test]
+    fn an_entry_of_a_later_version_is_shown_as_it_is() {
+        let lines = EntryLines::new(HashMap::new(), false);
+        assert_eq!(lines.render("{\"v\":9}"), "{\"v\":9}");
+    }
+}

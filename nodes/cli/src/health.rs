@@ -1,0 +1,53 @@
+//! `aasm health`.
+
+use aa_control_plane::rest::health::Health;
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    api::Api,
+    connection::ApiArguments,
+    outcome::{Exit, Failure},
+    terminal::{Format, Style, Terminal},
+};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes:
+  0  the control plane and its store answer
+  1  they do not
+  2  bad input: no operator API is named")]
+pub(crate) struct Arguments {
+    /// For people, or `{"status","version","store","url"}`
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    api: ApiArguments,
+}
+
+pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let api = Api::open(&arguments.api)?;
+    let url = api.url().as_str().trim_end_matches('/').to_owned();
+    match api.get(&["health"]).read::<Health>() {
+        Ok(Health { status, version, store }) => {
+            match arguments.format {
+                Format::Json => terminal.json_line(
+                    &json!({"status": status, "version": version, "store": store, "url": url}),
+                )?,
+                Format::Text => {
+                    let status = terminal.paint(Style::Good, &status);
+                    terminal.line(format_args!("{status}: version {version} at {url}"))?;
+                }
+            }
+            Ok(Exit::Done)
+        }
+        Err(error) => {
+            if arguments.format == Format::Json {
+                terminal.json_line(
+                    &json!({"status": "unavailable", "url": url, "problem": error.to_string()}),
+                )?;
+            }
+            Err(error.into())
+        }
+    }
+}

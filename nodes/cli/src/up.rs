@@ -1,0 +1,215 @@
+//! `aasm up`: everything on this machine.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use aa_control_plane::{ControlPlane, Options, Summary};
+use clap::Args;
+use serde::Serialize;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    connection::data_directory,
+    input,
+    outcome::{Exit, Failure},
+    terminal::{Format, Style, Terminal},
+};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The first start makes a certificate authority, a workspace, an agent key, an owner key and the policy
+`starter`, all in the data directory. Later starts go on from there.
+
+SIGINT (Ctrl-C) and SIGTERM end it in order: what was answered is durable, sessions are told. A second
+signal ends it at once.
+
+Exit codes:
+  0  ended in order
+  1  could not start (a port is taken, the data is in use or damaged), or had to end
+  2  bad input: wrong usage")]
+pub(crate) struct Arguments {
+    /// Data directory [default: $XDG_DATA_HOME/aasm or ~/.local/share/aasm]
+    #[arg(long, env = "AASM_DATA", hide_env_values = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where agents connect; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDRESS")]
+    gateway: SocketAddr,
+    /// Where operators connect; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:7444", value_name = "ADDRESS")]
+    api: SocketAddr,
+    /// Name of the workspace that the first start makes
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    workspace: String,
+    /// What to log on standard error: error, warn, info, debug, or a filter such as aa_store=debug
+    #[arg(
+        long,
+        env = "AASM_LOG",
+        hide_env_values = true,
+        default_value = "warn",
+        value_name = "FILTER"
+    )]
+    log: String,
+    /// For people, or one line of JSON once it serves
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct Started<'s> {
+    first_run: bool,
+    workspace_id: &'s str,
+    workspace_name: &'s str,
+    gateway_url: &'s str,
+    api_url: &'s str,
+    data: &'s Path,
+    ca_file: &'s Path,
+    client_env: &'s Path,
+    operator_env: &'s Path,
+    pid: u32,
+}
+
+/// The most that is read of `client.env`.
+const MAX_ENV_FILE: usize = 64 << 10;
+
+pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .map_err(|error| Failure::bad_input(format_args!("--log: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal.err_colour())
+        .init();
+    let data = data_directory(arguments.data.as_deref())?;
+    // The files name each other by absolute paths, whichever directory a client is in.
+    let data = std::path::absolute(&data).map_err(|error| {
+        Failure::bad_input(format_args!("the data directory {}: {error}", data.display()))
+    })?;
+    let options = Options {
+        data,
+        gateway: arguments.gateway,
+        api: arguments.api,
+        workspace_name: arguments.workspace,
+    };
+    let runtime = Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::refused(format_args!("cannot start an asynchronous runtime: {error}"))
+    })?;
+    runtime.block_on(serve(options, arguments.format, terminal))
+}
+
+async fn serve(options: Options, format: Format, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let signals = |error| Failure::refused(format_args!("cannot listen for signals: {error}"));
+    let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    let terminate = signal(SignalKind::terminate()).map_err(signals)?;
+    let control_plane = ControlPlane::start(options).await.map_err(Failure::refused)?;
+    match format {
+        Format::Json => terminal.json_line(&Started::from(control_plane.summary()))?,
+        Format::Text => greet(control_plane.summary(), terminal)?,
+    }
+    terminal.flush()?;
+    let stop = stop_signal(interrupt, terminate);
+    control_plane.serve_until(stop).await.map_err(Failure::refused)?;
+    if format == Format::Text {
+        terminal.note("stopped in order");
+    }
+    Ok(Exit::Done)
+}
+
+/// Resolves at the first signal; the second ends the process, whatever still runs.
+async fn stop_signal(mut interrupt: Signal, mut terminate: Signal) {
+    either(&mut interrupt, &mut terminate).await;
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        // What was answered is durable, so nothing is lost by not waiting.
+        std::process::exit(1);
+    });
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn greet(summary: &Summary, terminal: &mut Terminal) -> Result<(), Failure> {
+    let title = terminal.paint(Style::Strong, "Agent Assembly is running").into_owned();
+    terminal.line(format_args!("{title} (workspace {})", summary.workspace_name))?;
+    terminal.line("")?;
+    let data = summary.data.display();
+    terminal.line(format_args!("  gateway    {}   agents connect here", summary.gateway_url))?;
+    terminal.line(format_args!("  API        {}   operators connect here", summary.api_url))?;
+    terminal.line(format_args!("  data       {data}"))?;
+    terminal.line("")?;
+    let client_env = quoted(&summary.client_env);
+    if summary.first_run {
+        terminal.line(
+            "First start: made a certificate authority, the workspace, an agent key, an owner key and the\n\
+             policy `starter`, which allows and records everything until you apply one of your own.",
+        )?;
+        terminal.line("")?;
+        terminal.line("An agent's process needs:")?;
+        terminal.line("")?;
+        for line in exports(&summary.client_env)? {
+            terminal.line(format_args!("  {line}"))?;
+        }
+        terminal.line("")?;
+        terminal.line(format_args!("  or: source {client_env}"))?;
+    } else {
+        terminal.line(format_args!("An agent's process needs:   source {client_env}"))?;
+    }
+    let operator_env = quoted(&summary.operator_env);
+    terminal.line(format_args!("An operator's shell needs:  source {operator_env}"))?;
+    terminal.line("")?;
+    terminal.line("Stop with Ctrl-C.")?;
+    Ok(())
+}
+
+/// The lines that a client needs, as its file has them.
+fn exports(client_env: &Path) -> Result<Vec<String>, Failure> {
+    let text = input::read_text(client_env, MAX_ENV_FILE)?;
+    let exports = text.lines().filter(|line| line.starts_with("export "));
+    Ok(exports.map(str::to_owned).collect())
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c));
+    if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+// === impl Started ===
+
+impl<'s> From<&'s Summary> for Started<'s> {
+    fn from(summary: &'s Summary) -> Self {
+        Self {
+            first_run: summary.first_run,
+            workspace_id: &summary.workspace_id,
+            workspace_name: &summary.workspace_name,
+            gateway_url: &summary.gateway_url,
+            api_url: &summary.api_url,
+            data: &summary.data,
+            ca_file: &summary.ca_file,
+            client_env: &summary.client_env,
+            operator_env: &summary.operator_env,
+            pid: std::process::id(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_needs_it() {
+        assert_eq!(quoted(Path::new("/home/ann/.local/share/aasm")), "/home/ann/.local/share/aasm");
+        assert_eq!(quoted(Path::new("/it's here")), "'/it'\\''s here'");
+    }
+}

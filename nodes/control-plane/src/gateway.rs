@@ -1,0 +1,259 @@
+//! The gRPC gateway: who is calling, is the message well formed, is there room; then to the actors.
+
+mod refusal;
+mod registration;
+mod session;
+
+use std::{pin::Pin, sync::Arc};
+
+use aa_governance::{
+    Governance,
+    agent::{AgentKeyId, Answer, NotRegistered, Report, Request as CheckRequest},
+};
+use aa_protocol::{
+    ActionId, EventId, Timestamp,
+    wire::{WireError, v1},
+};
+use aa_runtime::{Clock, Entropy, Fault, Reply};
+use futures::Stream;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use self::refusal::{fault_status, overload_status, status_of};
+use crate::{
+    admission::{Admission, Limits},
+    nonce::Nonces,
+    token::{Claims, TokenKey},
+};
+
+/// The largest message that is read, in bytes: 4 MiB of content and its framing.
+pub const MAX_MESSAGE: usize = (4 << 20) + (64 << 10);
+
+/// The gateway's service. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    governance: Governance,
+    tokens: TokenKey,
+    nonces: Nonces,
+    admission: Admission,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    draining: watch::Receiver<bool>,
+}
+
+/// An agent whose token was accepted.
+#[derive(Clone, Debug)]
+struct Caller {
+    id: AgentKeyId,
+    expires: Timestamp,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// A gateway before `governance`. Once `draining` turns true it takes nothing new.
+    pub fn new(
+        governance: Governance,
+        tokens: TokenKey,
+        limits: Limits,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        let services = governance.services();
+        let inner = Inner {
+            clock: Arc::clone(&services.clock),
+            entropy: Arc::clone(&services.entropy),
+            tokens,
+            nonces: Nonces::default(),
+            admission: Admission::new(limits),
+            draining,
+            governance,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The agent behind a request's token. A refused token that was this gateway's own is audited.
+    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let token = bearer(metadata)?;
+        self.caller_of(token).await
+    }
+
+    async fn caller_of(&self, token: &str) -> Result<Caller, Status> {
+        match self.inner.tokens.verify(token, self.inner.clock.now()) {
+            Ok(claims) => Ok(Caller::of(&claims)),
+            Err(error) => {
+                if let Some(claims) = error.claims() {
+                    let caller = Caller::of(claims);
+                    self.audit_refusal(&caller.id, error.code(), error.to_string()).await;
+                }
+                Err(Status::unauthenticated(error.to_string()))
+            }
+        }
+    }
+
+    /// Takes an action apart; what is malformed is audited before it is refused.
+    async fn parse(
+        &self,
+        caller: &Caller,
+        action: v1::Action,
+    ) -> Result<(ActionId, Option<[u8; 16]>, aa_protocol::Action), Status> {
+        match action.into_parts() {
+            Ok(parts) => Ok(parts),
+            Err(error) => Err(self.malformed(caller, &error).await),
+        }
+    }
+
+    async fn malformed(&self, caller: &Caller, error: &WireError) -> Status {
+        self.audit_refusal(&caller.id, "malformed_action", error.to_string()).await;
+        Status::invalid_argument(error.to_string())
+    }
+
+    async fn audit_refusal(&self, id: &AgentKeyId, code: &'static str, message: String) {
+        let (reply, recorded) = Reply::channel();
+        let refusal = aa_governance::agent::Refusal { code, message };
+        self.inner.governance.refuse(id, refusal, reply);
+        // The refusal stands whether or not its record could be written; the log says if it was not.
+        if let Ok(Err(fault)) = recorded.await {
+            tracing::warn!(%id, code, %fault, "a refusal was not audited");
+        }
+    }
+
+    fn check_draining(&self) -> Result<(), Status> {
+        if *self.inner.draining.borrow() {
+            return Err(Status::unavailable("the gateway is shutting down; connect again"));
+        }
+        Ok(())
+    }
+
+    async fn report(&self, caller: &Caller, event: v1::Event) -> Result<Report, Status> {
+        let v1::Event { action, outcome, duration_us, occurred_at_unix_us } = event;
+        let Some(action) = action else {
+            return Err(self.malformed(caller, &WireError::Missing("event.action")).await);
+        };
+        let (id, trace, action) = self.parse(caller, action).await?;
+        let outcome = match v1::Outcome::try_from(outcome) {
+            Ok(v1::Outcome::Ok) => "ok",
+            Ok(v1::Outcome::Error) => "error",
+            Ok(v1::Outcome::Cancelled) => "cancelled",
+            Ok(v1::Outcome::Ungoverned) => "ungoverned",
+            Ok(v1::Outcome::Unspecified) => {
+                return Err(self.malformed(caller, &WireError::Missing("event.outcome")).await);
+            }
+            Err(_) => {
+                let value = outcome.to_string();
+                let error = WireError::Unknown { field: "event.outcome", value };
+                return Err(self.malformed(caller, &error).await);
+            }
+        };
+        let occurred_at =
+            (occurred_at_unix_us > 0).then(|| Timestamp::from_micros(occurred_at_unix_us));
+        Ok(Report { id, trace, action, outcome, duration_us, occurred_at })
+    }
+}
+
+type ServerFrames = Pin<Box<dyn Stream<Item = Result<v1::ServerFrame, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::gateway_server::Gateway for Gateway {
+    async fn begin_registration(
+        &self,
+        request: Request<v1::BeginRegistrationRequest>,
+    ) -> Result<Response<v1::BeginRegistrationResponse>, Status> {
+        self.check_draining()?;
+        self.begin(request).await.map(Response::new)
+    }
+
+    async fn register_agent(
+        &self,
+        request: Request<v1::RegisterAgentRequest>,
+    ) -> Result<Response<v1::AgentToken>, Status> {
+        self.check_draining()?;
+        self.register(request).await.map(Response::new)
+    }
+
+    async fn renew_token(
+        &self,
+        request: Request<v1::RenewTokenRequest>,
+    ) -> Result<Response<v1::AgentToken>, Status> {
+        let caller = self.caller(request.metadata()).await?;
+        Ok(Response::new(self.token_for(&caller.id)))
+    }
+
+    async fn check_policy(
+        &self,
+        request: Request<v1::Action>,
+    ) -> Result<Response<v1::Decision>, Status> {
+        self.check_draining()?;
+        let received = self.inner.clock.now();
+        let caller = self.caller(request.metadata()).await?;
+        let gauges = self.inner.admission.caller(&caller.id);
+        let _admitted = gauges.admit().map_err(overload_status)?;
+        let (id, trace, action) = self.parse(&caller, request.into_inner()).await?;
+        let (reply, answer) = Reply::channel();
+        let check = CheckRequest { id, trace, action, received };
+        self.inner.governance.check(&caller.id, check, reply);
+        let answer = durable(answer.await)?;
+        Ok(Response::new(decision_message(&answer)))
+    }
+
+    async fn record_event(
+        &self,
+        request: Request<v1::Event>,
+    ) -> Result<Response<v1::Recorded>, Status> {
+        self.check_draining()?;
+        let caller = self.caller(request.metadata()).await?;
+        let gauges = self.inner.admission.caller(&caller.id);
+        let _admitted = gauges.admit().map_err(overload_status)?;
+        let report = self.report(&caller, request.into_inner()).await?;
+        let (reply, answer) = Reply::channel();
+        self.inner.governance.record(&caller.id, report, reply);
+        let event: EventId = durable(answer.await)?;
+        Ok(Response::new(v1::Recorded { event_id: event.to_string() }))
+    }
+
+    type SessionStream = ServerFrames;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::ClientFrame>>,
+    ) -> Result<Response<ServerFrames>, Status> {
+        self.check_draining()?;
+        let caller = self.caller(request.metadata()).await?;
+        Ok(Response::new(session::open(self.clone(), caller, request.into_inner())))
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    fn of(claims: &Claims) -> Self {
+        let id = AgentKeyId { workspace: claims.ws, agent: claims.sub };
+        Self { id, expires: Timestamp::from_micros(claims.exp.saturating_mul(1_000_000)) }
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
+    let value = metadata.get("authorization").ok_or_else(|| {
+        Status::unauthenticated("there is no `authorization` metadata; send `Bearer <token>`")
+    })?;
+    let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+    text.ok_or_else(|| Status::unauthenticated("`authorization` is not of the form `Bearer …`"))
+}
+
+/// What an actor answered, or the status of why it did not.
+fn durable<T>(
+    answer: Result<Result<Result<T, NotRegistered>, Fault>, tokio::sync::oneshot::error::RecvError>,
+) -> Result<T, Status> {
+    match answer.unwrap_or(Err(Fault::Gone)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(unknown)) => Err(status_of(&unknown)),
+        Err(fault) => Err(fault_status(&fault)),
+    }
+}
+
+fn decision_message(answer: &Answer) -> v1::Decision {
+    v1::Decision::from_parts(&answer.decision, answer.event, answer.latency_us, answer.repeated)
+}

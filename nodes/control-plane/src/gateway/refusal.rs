@@ -1,0 +1,64 @@
+//! How refusals look on the wire: one status per cause, and when to try again.
+
+use aa_governance::agent::NotRegistered;
+use aa_protocol::wire::v1;
+use aa_runtime::Fault;
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::admission::{Overload, RETRY_AFTER_MS};
+
+/// The metadata key with the milliseconds to wait before the same request.
+const RETRY_AFTER: &str = "retry-after-ms";
+
+/// The status of an overload.
+pub(super) fn overload_status(overload: Overload) -> Status {
+    with_retry(Status::resource_exhausted(overload.to_string()), RETRY_AFTER_MS)
+}
+
+/// The status of an actor's silence.
+pub(super) fn fault_status(fault: &Fault) -> Status {
+    match fault {
+        Fault::Crashed => Status::internal(fault.to_string()),
+        Fault::BackingOff { retry_after, .. } => {
+            let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            with_retry(Status::unavailable(fault.to_string()), wait.max(1))
+        }
+        Fault::Gone | Fault::NotDurable(_) | Fault::ShardAway { .. } => {
+            with_retry(Status::unavailable(fault.to_string()), RETRY_AFTER_MS)
+        }
+    }
+}
+
+/// The status of an agent that is not registered.
+pub(super) fn status_of(unknown: &NotRegistered) -> Status {
+    Status::not_found(unknown.to_string())
+}
+
+/// The same refusal on a session.
+pub(super) fn frame(status: &Status) -> v1::Refusal {
+    let wait = status.metadata().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    v1::Refusal {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        retry_after_ms: wait.and_then(|wait| wait.parse().ok()).unwrap_or_default(),
+    }
+}
+
+fn with_retry(mut status: Status, wait_ms: u64) -> Status {
+    debug_assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable));
+    status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(wait_ms));
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_hint_reaches_the_session_too() {
+        let status = fault_status(&Fault::Gone);
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(frame(&status).retry_after_ms, RETRY_AFTER_MS);
+        assert_eq!(frame(&fault_status(&Fault::Crashed)).retry_after_ms, 0);
+    }
+}

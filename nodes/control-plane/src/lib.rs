@@ -1,0 +1,20 @@
+//! The control plane: the gRPC gateway that agents speak to, the REST API that operators use, and the
+//! start of both on one machine.
+//!
+//! It refuses to decide: what comes in is checked for form and identity here, bounded, and handed to
+//! `aa-governance`.
+//!
+//! The path of an action: [`tls`] → [`gateway`] (token, form, [`admission`]) → `Governance::check` → the
+//! answer, once it is durable.
+
+pub mod admission;
+pub mod gateway;
+pub mod nonce;
+pub mod pki;
+pub mod rest;
+pub mod secrets;
+pub mod server;
+pub mod tls;
+pub mod token;
+
+pub use server::{ControlPlane, Options, ServeError, StartError, Summary};

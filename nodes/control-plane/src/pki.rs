@@ -1,0 +1,178 @@
+//! The machine's own certificate authority, made on first start, and the server certificates it issues.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::RwLock;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::{
+    crypto::aws_lc_rs::sign::any_supported_type,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::secrets::{SecretError, read_secret, write_public, write_secret};
+
+/// How long a server certificate stands.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+/// How often a running server takes a new one.
+pub const RENEW_EVERY: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+
+/// The certificate authority of one data directory.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate_file: PathBuf,
+}
+
+/// The server certificate in use; it is replaced while the server runs.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+/// Why no certificate could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A key or certificate could not be made or read.
+    #[error("the certificate authority in {path} is not usable: {error}")]
+    Certificate {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What is wrong.
+        error: rcgen::Error,
+    },
+    /// The TLS library does not take the key.
+    #[error("the server's key is not usable: {0}")]
+    Key(#[from] rustls::Error),
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// Reads the authority of `directory` (`ca.pem` and `secrets/ca.key`), making it first when there is
+    /// none.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or is not what it should be.
+    pub fn open(directory: &Path) -> Result<Self, PkiError> {
+        let certificate_file = directory.join("ca.pem");
+        let key_file = directory.join("secrets").join("ca.key");
+        let failed = |error| PkiError::Certificate { path: certificate_file.clone(), error };
+        let stored_key = read_secret(&key_file)?;
+        let (key, params) = match stored_key {
+            Some(pem) => {
+                let pem = String::from_utf8_lossy(&pem);
+                (KeyPair::from_pem(&pem).map_err(failed)?, authority_params())
+            }
+            None => (KeyPair::generate().map_err(failed)?, authority_params()),
+        };
+        if !certificate_file.exists() {
+            write_secret(&key_file, key.serialize_pem().as_bytes())?;
+            let certificate = params.self_signed(&key).map_err(failed)?;
+            write_public(&certificate_file, certificate.pem().as_bytes())?;
+        }
+        let pem = std::fs::read_to_string(&certificate_file).map_err(|error| SecretError::Io {
+            path: certificate_file.clone(),
+            what: "read",
+            error,
+        })?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(failed)?;
+        Ok(Self { issuer, certificate_file })
+    }
+
+    /// The file with the authority's certificate, which clients trust.
+    pub fn certificate_file(&self) -> &Path {
+        &self.certificate_file
+    }
+
+    /// A new server certificate for this machine's names and the addresses it listens on.
+    ///
+    /// # Errors
+    /// The key or certificate cannot be made.
+    pub fn issue(&self, addresses: &[IpAddr]) -> Result<CertifiedKey, PkiError> {
+        let failed = |error| PkiError::Certificate { path: self.certificate_file.clone(), error };
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut params = CertificateParams::new(server_names()).map_err(failed)?;
+        let loopback = ["127.0.0.1", "::1"].iter().filter_map(|address| address.parse().ok());
+        let mut all: Vec<IpAddr> = loopback.collect();
+        all.extend(addresses.iter().filter(|address| !address.is_unspecified()));
+        all.sort_unstable();
+        all.dedup();
+        params.subject_alt_names.extend(all.into_iter().map(SanType::IpAddress));
+        params.distinguished_name = named("Agent Assembly gateway");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        set_validity(&mut params, CERTIFICATE_LIFETIME);
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(CertifiedKey::new(vec![certificate.der().clone()], any_supported_type(&der)?))
+    }
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named("Agent Assembly local CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_validity(&mut params, CA_LIFETIME);
+    params
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// Valid from an hour ago, for peers whose clocks run behind.
+fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - Duration::from_secs(3_600);
+    params.not_after = now + lifetime;
+}
+
+fn server_names() -> Vec<String> {
+    let mut names = vec!["localhost".to_owned()];
+    if let Ok(host) = std::fs::read_to_string("/etc/hostname") {
+        let host = host.trim().to_ascii_lowercase();
+        let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+        if !host.is_empty() && plain && host != "localhost" {
+            names.push(host);
+        }
+    }
+    names
+}
+
+// === impl ServerCertificate ===
+
+impl ServerCertificate {
+    /// Starts with `certificate`.
+    pub fn new(certificate: CertifiedKey) -> Self {
+        Self { current: RwLock::new(Arc::new(certificate)) }
+    }
+
+    /// Serves `certificate` to connections from now on.
+    pub fn replace(&self, certificate: CertifiedKey) {
+        *self.current.write() = Arc::new(certificate);
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.read()))
+    }
+}

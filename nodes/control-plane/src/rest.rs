@@ -1,0 +1,135 @@
+//! The operator API: REST over HTTPS under `/api/v1`, described by the OpenAPI document it serves.
+//!
+//! It refuses to know how connections come in, and every rule of the product: a handler reads the
+//! request, asks [`Governance`] with the permit its caller holds, and writes the answer down. Whatever goes
+//! wrong leaves as a problem document (RFC 9457).
+
+#![allow(
+    unused_qualifications,
+    reason = "`utoipa::path` qualifies the parameter types it is given"
+)]
+
+pub mod agents;
+pub mod audit;
+pub mod health;
+pub mod keys;
+pub mod metrics;
+pub mod policies;
+pub mod problem;
+
+mod access;
+mod guard;
+mod input;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use aa_governance::Governance;
+use axum::{Router, middleware};
+use tokio::sync::Semaphore;
+use utoipa::openapi::{
+    ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder,
+    security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use self::problem::Problem;
+
+/// Where the API lives.
+pub const BASE_PATH: &str = "/api/v1";
+
+/// What the API says of the program that serves it.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiInfo {
+    /// The program's version, such as `0.1.0`.
+    pub version: &'static str,
+}
+
+/// What every handler has.
+pub(crate) struct ApiState {
+    pub(crate) governance: Governance,
+    pub(crate) info: ApiInfo,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) exports: Arc<Semaphore>,
+}
+
+/// Requests answered at a time; past it, callers are told to come back.
+const MAX_REQUESTS: usize = 256;
+
+/// Exports streamed at a time, so that slow readers cannot hold the store's attention.
+const MAX_EXPORTS: usize = 16;
+
+/// The API as a service. Serve it over TLS only.
+pub fn router(governance: Governance, info: ApiInfo) -> Router {
+    let state = Arc::new(ApiState {
+        governance,
+        info,
+        requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+        exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
+    });
+    service(state)
+}
+
+fn service(state: Arc<ApiState>) -> Router {
+    let (router, document) = described(state.info).split_for_parts();
+    let document: bytes::Bytes = document.to_json().unwrap_or_default().into();
+    let serve_document = move || {
+        let document = document.clone();
+        async move { ([(axum::http::header::CONTENT_TYPE, "application/json")], document) }
+    };
+    router
+        .route("/api/v1/openapi.json", axum::routing::get(serve_document))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), guard::guard))
+        .with_state(state)
+}
+
+/// The OpenAPI 3.1 document of the API.
+pub fn openapi(info: ApiInfo) -> OpenApi {
+    described(info).into_openapi()
+}
+
+fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
+    let routes = OpenApiRouter::default()
+        .routes(routes!(health::get_health))
+        .routes(routes!(metrics::get_metrics))
+        .routes(routes!(policies::list_policies, policies::apply_policy))
+        .routes(routes!(policies::get_policy, policies::remove_policy))
+        .routes(routes!(policies::get_policy_source))
+        .routes(routes!(policies::get_policy_history))
+        .routes(routes!(policies::roll_back_policy))
+        .routes(routes!(agents::list_agents))
+        .routes(routes!(agents::get_agent))
+        .routes(routes!(agents::suspend_agent))
+        .routes(routes!(agents::resume_agent))
+        .routes(routes!(audit::list_entries))
+        .routes(routes!(audit::tail_entries))
+        .routes(routes!(audit::export_entries))
+        .routes(routes!(audit::get_checkpoint))
+        .routes(routes!(audit::get_log_keys))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::revoke_key));
+    OpenApiRouter::with_openapi(preamble(info)).nest(BASE_PATH, routes)
+}
+
+fn preamble(info: ApiInfo) -> OpenApi {
+    let about = InfoBuilder::new()
+        .title("Agent Assembly operator API")
+        .version(info.version)
+        .description(Some(
+            "Policies, agents, audit log and API keys of one workspace: the one the presented key \
+             belongs to. Errors are problem documents (RFC 9457).",
+        ))
+        .license(Some(
+            LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),
+        ))
+        .build();
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("aak_<id>_<secret>")
+        .description(Some("An API key of the workspace."))
+        .build();
+    let components =
+        ComponentsBuilder::new().security_scheme("api_key", SecurityScheme::Http(key)).build();
+    OpenApiBuilder::new().info(about).components(Some(components)).build()
+}

@@ -1,0 +1,322 @@
+//! Starts everything on one machine: store, actors, gateway, API; and stops it in order.
+
+mod files;
+
+use std::{
+    future::{Future, IntoFuture},
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use aa_governance::{Governance, GovernanceError, GovernanceOptions};
+use aa_protocol::{WorkspaceId, wire};
+use aa_runtime::{Clock, Entropy, Node, NodeError, NodeOptions, SystemClock, SystemEntropy};
+use aa_store::{OpenError, RedbOptions, RedbStore};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic::transport::Server;
+
+pub use self::files::FilesError;
+use crate::{
+    admission::Limits,
+    gateway::{Gateway, MAX_MESSAGE},
+    pki::{Authority, PkiError, RENEW_EVERY, ServerCertificate},
+    rest,
+    secrets::{SecretError, Secrets, make_private_directory},
+    tls::TlsListener,
+};
+
+/// What to start, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory; it is made on first start.
+    pub data: PathBuf,
+    /// Where the gateway listens; port 0 takes a free one.
+    pub gateway: SocketAddr,
+    /// Where the REST API listens; port 0 takes a free one.
+    pub api: SocketAddr,
+    /// The name of the workspace made on first start.
+    pub workspace_name: String,
+}
+
+/// What was started.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Whether the data directory was new.
+    pub first_run: bool,
+    /// The workspace.
+    pub workspace_id: String,
+    /// Its name.
+    pub workspace_name: String,
+    /// Where agents connect.
+    pub gateway_url: String,
+    /// Where operators connect.
+    pub api_url: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// The certificate that clients trust.
+    pub ca_file: PathBuf,
+    /// What a client's shell sources.
+    pub client_env: PathBuf,
+    /// What an operator's shell sources.
+    pub operator_env: PathBuf,
+}
+
+/// The control plane of one machine.
+pub struct ControlPlane {
+    summary: Summary,
+    node: Node,
+    drain: watch::Sender<bool>,
+    gateway: JoinHandle<Result<(), tonic::transport::Error>>,
+    api: JoinHandle<io::Result<()>>,
+    renewal: JoinHandle<()>,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken or not ours to take.
+    #[error("the {what} cannot listen on {address}: {error}; choose another with --{what}")]
+    Listen {
+        /// `gateway` or `api`.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The store cannot be opened: in use, damaged, of another version.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store's shards cannot be taken.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A secret cannot be read or made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The workspace cannot be set up.
+    #[error("the workspace could not be set up: {0}")]
+    Workspace(#[from] GovernanceError),
+    /// The files for clients cannot be written.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// A task ended early.
+    #[error("starting was interrupted: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+    /// A service could not be put together.
+    #[error("the gateway could not be put together: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Why serving ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The gateway ended.
+    #[error("the gateway ended: {0}")]
+    Gateway(String),
+    /// The API ended.
+    #[error("the API ended: {0}")]
+    Api(String),
+}
+
+/// How long a shutdown waits for connections to end before it cuts them.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Pings on idle connections, so that a peer that vanished is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+// === impl ControlPlane ===
+
+impl ControlPlane {
+    /// Opens the data directory, making it on first start, and begins to serve.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        // Another provider that a library installed first would do as well.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        make_private_directory(&options.data)?;
+        // The store first: it tells whether another instance is at work on the same data.
+        let store = open_store(&options.data).await?;
+        let gateway_listener = listen("gateway", options.gateway).await?;
+        let api_listener = listen("api", options.api).await?;
+        let bound = |listener: &TcpListener, fallback| listener.local_addr().unwrap_or(fallback);
+        let gateway_address = bound(&gateway_listener, options.gateway);
+        let api_address = bound(&api_listener, options.api);
+
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let secrets = Secrets::open(&options.data, &*clock, &*entropy)?;
+        let authority = Authority::open(&options.data)?;
+        let addresses = [gateway_address.ip(), api_address.ip()];
+        let certificate = Arc::new(ServerCertificate::new(authority.issue(&addresses)?));
+
+        let node = Node::start(
+            store,
+            clock as Arc<dyn Clock>,
+            Arc::clone(&entropy) as Arc<dyn Entropy>,
+            NodeOptions::embedded(),
+        )
+        .await?;
+        let governance =
+            Governance::start(node.clone(), secrets.audit, GovernanceOptions::default());
+        let known = governance.workspaces().await?.first().copied();
+        let workspace = known.unwrap_or_else(|| WorkspaceId::from_uuid(entropy.uuid()));
+        let record = governance.set_up_workspace(workspace, &options.workspace_name).await?;
+        let summary = Summary {
+            first_run: known.is_none(),
+            workspace_id: workspace.to_string(),
+            workspace_name: record.name,
+            gateway_url: url(gateway_address),
+            api_url: url(api_address),
+            ca_file: authority.certificate_file().to_owned(),
+            client_env: options.data.join("client.env"),
+            operator_env: options.data.join("operator.env"),
+            data: options.data,
+        };
+
+        let (drain, draining) = watch::channel(false);
+        let limits = Limits::default();
+        let protocols: (&[&str], &[&str]) = (&["h2"], &["h2", "http/1.1"]);
+        let listen_error = |what, address| move |error| StartError::Listen { what, address, error };
+        let connections = limits.connections;
+        let gateway_tls =
+            TlsListener::new(gateway_listener, certificate.clone(), protocols.0, connections)
+                .map_err(listen_error("gateway", gateway_address))?;
+        let api_tls = TlsListener::new(api_listener, certificate.clone(), protocols.1, 1_024)
+            .map_err(listen_error("api", api_address))?;
+        let gateway = Gateway::new(governance.clone(), secrets.token, limits, draining.clone());
+        let gateway = serve_gateway(gateway, gateway_tls, draining.clone()).await?;
+        let api = serve_api(governance.clone(), api_tls, draining);
+        let renewal = tokio::spawn(renew(authority, addresses, certificate));
+        // Last: whoever waits for these files finds everything running.
+        files::write(&governance, workspace, &summary).await?;
+        Ok(Self { summary, node, drain, gateway, api, renewal })
+    }
+
+    /// What was started.
+    pub const fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Serves until `shutdown`, then answers what is in flight, commits what is decided and closes the
+    /// store. Bounded: connections that do not end within ten seconds are cut.
+    ///
+    /// # Errors
+    /// A listener ended by itself.
+    pub async fn serve_until(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let Self { node, drain, mut gateway, mut api, renewal, .. } = self;
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            ended = &mut gateway => Err(ServeError::Gateway(format!("{ended:?}"))),
+            ended = &mut api => Err(ServeError::Api(format!("{ended:?}"))),
+        };
+        drain.send_replace(true);
+        renewal.abort();
+        let (stop_gateway, stop_api) = (gateway.abort_handle(), api.abort_handle());
+        let both = async {
+            if !gateway.is_finished() {
+                let _ = gateway.await;
+            }
+            if !api.is_finished() {
+                let _ = api.await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN, both).await.is_err() {
+            tracing::warn!("connections did not end in time and are cut");
+            stop_gateway.abort();
+            stop_api.abort();
+        }
+        node.stop().await;
+        ended
+    }
+}
+
+async fn open_store(data: &Path) -> Result<Arc<RedbStore>, StartError> {
+    let path = data.join("store.redb");
+    // Opening reads the file, and after a crash all of it.
+    let opened =
+        tokio::task::spawn_blocking(move || RedbStore::open(path, RedbOptions::default())).await?;
+    Ok(Arc::new(opened?))
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| StartError::Listen { what, address, error })
+}
+
+/// A URL that the certificate covers: loopback for a listener on all addresses.
+fn url(address: SocketAddr) -> String {
+    let port = address.port();
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => format!("https://127.0.0.1:{port}"),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => format!("https://[::1]:{port}"),
+        address => format!("https://{address}"),
+    }
+}
+
+async fn serve_gateway(
+    gateway: Gateway,
+    listener: TlsListener,
+    mut draining: watch::Receiver<bool>,
+) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<wire::v1::gateway_server::GatewayServer<Gateway>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let service = wire::v1::gateway_server::GatewayServer::new(gateway)
+        .max_decoding_message_size(MAX_MESSAGE);
+    let server = Server::builder()
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(8 << 20)
+        .max_concurrent_streams(1_024)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(service);
+    let stopping = async move {
+        // A sender that is gone means the same.
+        let _ = draining.wait_for(|draining| *draining).await;
+        health.set_not_serving::<wire::v1::gateway_server::GatewayServer<Gateway>>().await;
+    };
+    Ok(tokio::spawn(server.serve_with_incoming_shutdown(listener, stopping)))
+}
+
+fn serve_api(
+    governance: Governance,
+    listener: TlsListener,
+    mut draining: watch::Receiver<bool>,
+) -> JoinHandle<io::Result<()>> {
+    let info = rest::ApiInfo { version: env!("CARGO_PKG_VERSION") };
+    let serve = axum::serve(listener, rest::router(governance, info));
+    let serve = serve.with_graceful_shutdown(async move {
+        // A sender that is gone means the same.
+        let _ = draining.wait_for(|draining| *draining).await;
+    });
+    tokio::spawn(serve.into_future())
+}
+
+/// Takes a new certificate well before the old one ends.
+async fn renew(
+    authority: Authority,
+    addresses: [std::net::IpAddr; 2],
+    certificate: Arc<ServerCertificate>,
+) {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        match authority.issue(&addresses) {
+            Ok(renewed) => certificate.replace(renewed),
+            Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
+        }
+    }
+}
