@@ -1,0 +1,216 @@
+//! One `Session` stream: frames go out, answers find the caller that waits for them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aa_protocol::wire::v1::{self, client_frame, gateway_client::GatewayClient, server_frame};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming, transport::Channel};
+
+use crate::{error::status_problem, link::News, token::Token};
+
+/// The largest frame that is sent, in bytes: what a gRPC server takes by default. A larger one would end
+/// the stream for every action on it, so it is refused before it leaves.
+pub const MAX_FRAME_BYTES: usize = 4 << 20;
+
+/// How many frames may wait for the connection.
+const OUTBOUND: usize = 64;
+
+/// An open stream. Dropping the last handle ends it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    outbound: mpsc::Sender<v1::ClientFrame>,
+    waiting: Arc<Waiting>,
+    /// Its drop tells the reader that nobody waits any more.
+    _alive: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    callers: Mutex<Callers>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Default)]
+struct Callers {
+    next_tag: u64,
+    by_tag: HashMap<u64, oneshot::Sender<Answer>>,
+}
+
+/// What a stream still does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Answers still come, new frames are for the next stream.
+    Draining,
+    Ended(String),
+}
+
+/// What came back for a frame.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Decision(v1::Decision),
+    Recorded(v1::Recorded),
+    TokenAccepted,
+    Refusal(v1::Refusal),
+}
+
+/// The stream ended before the answer came; whether the gateway acted is unknown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost;
+
+/// A caller's place in the line; leaving it early gives the place up.
+struct Ticket<'s> {
+    waiting: &'s Waiting,
+    tag: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+struct Reader {
+    inbound: Streaming<v1::ServerFrame>,
+    waiting: Arc<Waiting>,
+    news: watch::Sender<News>,
+    abandoned: oneshot::Receiver<()>,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Opens a stream under a token and starts reading from it.
+    pub(crate) async fn open(
+        grpc: &mut GatewayClient<Channel>,
+        token: &Token,
+        news: watch::Sender<News>,
+    ) -> Result<Self, Status> {
+        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let mut request = Request::new(ReceiverStream::new(frames));
+        let bearer = token.bearer().map_err(|error| Status::internal(error.to_string()))?;
+        request.metadata_mut().insert("authorization", bearer);
+        let inbound = grpc.session(request).await?.into_inner();
+        let (alive, abandoned) = oneshot::channel();
+        let waiting =
+            Arc::new(Waiting { callers: Mutex::default(), state: watch::Sender::new(State::Open) });
+        let reader = Reader { inbound, waiting: Arc::clone(&waiting), news, abandoned };
+        tokio::spawn(reader.run());
+        Ok(Self { outbound, waiting, _alive: alive })
+    }
+
+    /// Whether new frames may go out on it.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.waiting.state.borrow() == State::Open
+    }
+
+    /// Waits until no new frame may go out, and says why.
+    pub(crate) async fn closed(&self) -> String {
+        let mut state = self.waiting.state.subscribe();
+        let closed = state.wait_for(|state| *state != State::Open).await;
+        match closed.as_deref() {
+            Ok(State::Ended(problem)) => problem.clone(),
+            _ => "the gateway is draining".to_owned(),
+        }
+    }
+
+    /// Sends one frame and waits for its answer. Dropping the future gives the answer up.
+    pub(crate) async fn exchange(&self, body: client_frame::Body) -> Result<Answer, Lost> {
+        let ticket = self.waiting.line_up()?;
+        let frame = v1::ClientFrame { tag: ticket.tag, body: Some(body) };
+        self.outbound.send(frame).await.map_err(|_| Lost)?;
+        ticket.wait().await
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn line_up(&self) -> Result<Ticket<'_>, Lost> {
+        let (sender, answer) = oneshot::channel();
+        let mut callers = self.callers.lock();
+        // Looked at under the lock: the reader sets the state before it empties the line.
+        if *self.state.borrow() != State::Open {
+            return Err(Lost);
+        }
+        callers.next_tag += 1;
+        let tag = callers.next_tag;
+        callers.by_tag.insert(tag, sender);
+        Ok(Ticket { waiting: self, tag, answer })
+    }
+
+    fn answer(&self, tag: u64, answer: Answer) {
+        if let Some(caller) = self.callers.lock().by_tag.remove(&tag) {
+            // A caller that just left needs no answer.
+            let _ = caller.send(answer);
+        }
+    }
+
+    fn drain(&self) {
+        self.state.send_if_modified(|state| {
+            let was_open = *state == State::Open;
+            if was_open {
+                *state = State::Draining;
+            }
+            was_open
+        });
+    }
+
+    fn end(&self, problem: String) {
+        self.state.send_replace(State::Ended(problem));
+        self.callers.lock().by_tag.clear();
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket<'_> {
+    async fn wait(mut self) -> Result<Answer, Lost> {
+        (&mut self.answer).await.map_err(|_| Lost)
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.waiting.callers.lock().by_tag.remove(&self.tag);
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    async fn run(mut self) {
+        let problem = loop {
+            let frame = tokio::select! {
+                frame = self.inbound.message() => frame,
+                _ = &mut self.abandoned => break "closed by this client".to_owned(),
+            };
+            match frame {
+                Ok(Some(frame)) => self.take(frame),
+                Ok(None) => break "the gateway closed the stream".to_owned(),
+                Err(status) => break status_problem(&status),
+            }
+        };
+        self.waiting.end(problem);
+    }
+
+    fn take(&self, frame: v1::ServerFrame) {
+        use server_frame::Body;
+        let tag = frame.tag;
+        match frame.body {
+            Some(Body::Decision(decision)) => self.waiting.answer(tag, Answer::Decision(decision)),
+            Some(Body::Recorded(recorded)) => self.waiting.answer(tag, Answer::Recorded(recorded)),
+            Some(Body::Refusal(refusal)) => self.waiting.answer(tag, Answer::Refusal(refusal)),
+            Some(Body::TokenAccepted(_)) => self.waiting.answer(tag, Answer::TokenAccepted),
+            Some(Body::PolicyChanged(changed)) => {
+                // A generation of 0 tells of changes that were too many to tell one by one.
+                self.news.send_modify(|news| {
+                    news.policy_generation = news.policy_generation.max(changed.generation);
+                });
+            }
+            Some(Body::StatusChanged(changed)) => {
+                self.news.send_modify(|news| news.suspended = changed.suspended);
+            }
+            Some(Body::Draining(_)) => self.waiting.drain(),
+            // News of a later version.
+            None => {}
+        }
+    }
+}
