@@ -1,0 +1,6 @@
+//! Faults, clusters and load: real processes that are killed, and the invariants that hold all the same.
+//!
+//! It tests from outside, as a caller: through the client, the API and the exports.
+
+pub mod invariants;
+pub mod process;
