@@ -53,7 +53,12 @@ impl TenantActor {
         if writes.is_empty()
             && let Some(latest) = &self.latest
         {
-            reply.send(Ok(Ok(latest.clone())));
+            // Through the journal: the commit that it stands on may still be under way.
+            let latest = latest.clone();
+            let done = Reply::new(move |committed: Result<(), Fault>| {
+                reply.send(committed.map(|()| Ok(latest)));
+            });
+            let _ = self.shard.journal.append(Record { entry: None, writes, done });
             return Flow::Continue;
         }
         let checkpoint = Checkpoint {

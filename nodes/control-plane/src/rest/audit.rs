@@ -316,3 +316,54 @@ impl Streamed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aa_governance::tenant::{CheckpointFailed, SignedCheckpoint};
+    use aa_ledger::{Checkpoint, Hash};
+    use tokio::sync::{Semaphore, mpsc};
+
+    use super::*;
+
+    type Chunks = Vec<Result<Bytes, GovernanceError>>;
+
+    /// What a reader gets of an export of two entries whose task sends these chunks.
+    async fn read(chunks: Chunks, lines_left: Option<u64>) -> Result<Vec<u8>, CutShort> {
+        let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
+        let time = Timestamp::default();
+        let checkpoint = Checkpoint { workspace, size: 2, root: Hash::of_empty_tree(), time };
+        let checkpoint = SignedCheckpoint { checkpoint, note: String::new() };
+        let (sender, receiver) = mpsc::channel(8);
+        for chunk in chunks {
+            sender.send(chunk).await.unwrap();
+        }
+        drop(sender);
+        let export = Export { workspace, checkpoint, first: 0, chunks: receiver };
+        let held = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let mut streamed = Streamed { export, lines_left, _held: held };
+        let mut got = Vec::new();
+        while let Some(chunk) = streamed.next().await? {
+            got.extend_from_slice(&chunk);
+        }
+        Ok(got)
+    }
+
+    fn chunk(text: &'static str) -> Result<Bytes, GovernanceError> {
+        Ok(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn an_export_that_fails_never_ends_like_a_whole_one() {
+        let failed = CheckpointFailed("the store went away".to_owned());
+        let cut = read(vec![chunk("a\n"), Err(failed.into())], None).await;
+        assert!(matches!(cut, Err(CutShort::Failed(_))));
+    }
+
+    #[tokio::test]
+    async fn a_cef_export_without_all_its_entries_never_ends_like_a_whole_one() {
+        let whole = read(vec![chunk("a\n"), chunk("b\n")], Some(2)).await.unwrap();
+        assert_eq!(whole, b"a\nb\n");
+        let cut = read(vec![chunk("a\n")], Some(2)).await;
+        assert!(matches!(cut, Err(CutShort::Early(1))));
+    }
+}

@@ -41,8 +41,12 @@ struct Answer {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::over(MemoryStore::new(), GovernanceOptions::default()).await
+    }
+
+    async fn over(store: MemoryStore, options: GovernanceOptions) -> Self {
         let node = Node::start(
-            Arc::new(MemoryStore::new()),
+            Arc::new(store),
             Arc::new(SystemClock),
             Arc::new(SystemEntropy),
             NodeOptions::embedded(),
@@ -51,7 +55,7 @@ impl Fixture {
         .unwrap();
         let mac = MacKey::new("k1", &[7; 32]).unwrap();
         let keys = AuditKeys { log_seed: [9; 32].into(), mac };
-        let governance = Governance::start(node, keys, GovernanceOptions::default());
+        let governance = Governance::start(node, keys, options);
         let workspace = workspace();
         governance.set_up_workspace(workspace, "test").await.unwrap();
         let (_, owner) = governance.set_up_key(workspace, "owner", Grant::Owner).await.unwrap();

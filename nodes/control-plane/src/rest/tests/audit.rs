@@ -1,6 +1,7 @@
-use std::io::Cursor;
+use std::{io::Cursor, pin::pin, time::Duration};
 
 use aa_ledger::{Export, Keys, PinnedCheckpoint, verify};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -97,4 +98,29 @@ async fn a_cef_export_has_a_line_for_each_entry() {
     let export = fixture.get("/audit/export?format=cef").await.ok(200);
     assert_eq!(export.text().lines().count(), entries);
     assert!(export.text().lines().all(|line| line.starts_with("CEF:0|")));
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_handed_out_only_once_it_is_committed() {
+    let store = aa_store::MemoryStore::new();
+    let faults = store.faults().clone();
+    let hour = Duration::from_secs(3_600);
+    let options = GovernanceOptions { checkpoint_every: hour, ..GovernanceOptions::default() };
+    let fixture = Fixture::over(store, options).await;
+    fixture.apply("?name=p", "version: \"1\"\n").await.ok(201);
+    // Several, since a lease may be renewed in between.
+    faults.script([Some(aa_store::Fault::Stall); 4]);
+    let mut first = pin!(fixture.get("/audit/checkpoint"));
+    assert!(timeout(Duration::from_millis(100), &mut first).await.is_err());
+    // Nothing is new since the first, whose commit still hangs.
+    let mut second = pin!(fixture.get("/audit/checkpoint"));
+    assert!(timeout(Duration::from_millis(100), &mut second).await.is_err());
+    let mut both = pin!(async { tokio::join!(first, second) });
+    let (first, second) = loop {
+        match timeout(Duration::from_millis(10), &mut both).await {
+            Ok(both) => break both,
+            Err(_elapsed) => faults.release(),
+        }
+    };
+    assert_eq!(first.ok(200).text(), second.ok(200).text());
 }

@@ -212,3 +212,18 @@ async fn past_the_bound_of_exports_callers_are_told_to_come_back() {
     let fixture = Fixture { router: service(full), ..fixture };
     fixture.get("/audit/export").await.problem(503, "overloaded");
 }
+
+#[tokio::test]
+async fn while_the_store_does_not_answer_callers_are_told_to_come_back() {
+    let store = MemoryStore::new();
+    let faults = store.faults().clone();
+    let fixture = Fixture::over(store, GovernanceOptions::default()).await;
+    faults.set_unavailable(true);
+    for path in ["/health", "/policies", "/audit/entries"] {
+        let answer = fixture.get(path).await;
+        answer.problem(503, "unavailable");
+        assert!(answer.headers.contains_key(header::RETRY_AFTER), "{path}");
+    }
+    faults.set_unavailable(false);
+    fixture.get("/health").await.ok(200);
+}

@@ -1,0 +1,188 @@
+//! A bare gRPC and HTTP peer of a control plane of the test's own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::time::Duration;
+
+use aa_control_plane::{ControlPlane, Options, ServeError, token::TokenKey};
+use aa_protocol::{
+    ActionId, AgentId, WorkspaceId,
+    wire::{registration_message, v1},
+};
+use ed25519_dalek::{Signer, SigningKey};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+pub(crate) type Client = v1::gateway_client::GatewayClient<Channel>;
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Peer {
+    pub(crate) gateway: Client,
+    pub(crate) channel: Channel,
+    pub(crate) gateway_url: String,
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) agent_key: String,
+    pub(crate) tokens: TokenKey,
+    pub(crate) directory: tempfile::TempDir,
+    api: reqwest::Client,
+    api_url: String,
+    owner_key: String,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Peer {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let options = Options {
+            data: directory.path().join("data"),
+            gateway: any,
+            api: any,
+            workspace_name: "test".to_owned(),
+        };
+        let data = options.data.clone();
+        let control_plane = ControlPlane::start(options).await.unwrap();
+        let summary = control_plane.summary().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(control_plane.serve_until(async {
+            let _ = stopped.await;
+        }));
+        let ca = std::fs::read(&summary.ca_file).unwrap();
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca));
+        let endpoint = Endpoint::from_shared(summary.gateway_url.clone()).unwrap();
+        let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+        let api = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        let env = std::fs::read_to_string(&summary.client_env).unwrap()
+            + &std::fs::read_to_string(&summary.operator_env).unwrap();
+        let value = |name: &str| {
+            let prefix = format!("export {name}='");
+            let value = env.lines().find_map(|line| line.strip_prefix(&prefix)?.strip_suffix('\''));
+            value.unwrap().to_owned()
+        };
+        let seed = std::fs::read(data.join("secrets").join("token.seed")).unwrap();
+        Self {
+            gateway: Client::new(channel.clone()),
+            channel,
+            gateway_url: summary.gateway_url,
+            workspace: summary.workspace_id.parse().unwrap(),
+            agent_key: value("AAA_API_KEY"),
+            owner_key: value("AASM_API_KEY"),
+            tokens: TokenKey::new(seed.as_slice().try_into().unwrap()),
+            directory,
+            api,
+            api_url: summary.api_url,
+            stop: Some(stop),
+            serving,
+        }
+    }
+
+    pub(crate) async fn nonce(&self) -> Result<Vec<u8>, Status> {
+        let request = v1::BeginRegistrationRequest { workspace_id: self.workspace.to_string() };
+        let answer =
+            self.gateway.clone().begin_registration(bearing(request, &self.agent_key)).await?;
+        Ok(answer.into_inner().nonce.to_vec())
+    }
+
+    /// A registration that would be accepted.
+    pub(crate) fn registration(&self, name: &str, nonce: &[u8]) -> v1::RegisterAgentRequest {
+        let key = SigningKey::from_bytes(&[5; 32]);
+        let public = key.verifying_key().to_bytes();
+        let workspace_id = self.workspace.to_string();
+        let nonce_bytes: [u8; 32] = nonce.try_into().unwrap();
+        let signed = registration_message(&nonce_bytes, &public, &workspace_id, name, "");
+        v1::RegisterAgentRequest {
+            workspace_id,
+            name: name.to_owned(),
+            public_key: public.to_vec().into(),
+            nonce: nonce.to_vec().into(),
+            signature: key.sign(&signed).to_bytes().to_vec().into(),
+            ..Default::default()
+        }
+    }
+
+    pub(crate) async fn send(
+        &self,
+        registration: v1::RegisterAgentRequest,
+    ) -> Result<v1::AgentToken, Status> {
+        let request = bearing(registration, &self.agent_key);
+        Ok(self.gateway.clone().register_agent(request).await?.into_inner())
+    }
+
+    pub(crate) async fn register(&self, name: &str) -> String {
+        let nonce = self.nonce().await.unwrap();
+        self.send(self.registration(name, &nonce)).await.unwrap().token
+    }
+
+    pub(crate) fn agent(&self, name: &str) -> AgentId {
+        AgentId::of_name(self.workspace, name)
+    }
+
+    pub(crate) async fn check(
+        &self,
+        token: &str,
+        action: v1::Action,
+    ) -> Result<v1::Decision, Status> {
+        let answer = self.gateway.clone().check_policy(bearing(action, token)).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// The codes of the refusals recorded for an agent, newest first.
+    pub(crate) async fn refusals(&self, name: &str) -> Vec<String> {
+        let agent = self.agent(name);
+        let path = format!("audit/entries?kind=refusal&agent={agent}");
+        let page = self.get(&path).await;
+        let entries = page["entries"].as_array().unwrap().iter();
+        entries.map(|entry| entry["detail"]["code"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> serde_json::Value {
+        let url = format!("{}/api/v1/{path}", self.api_url);
+        let answer = self.api.get(url).bearer_auth(&self.owner_key).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.json().await.unwrap()
+    }
+
+    pub(crate) async fn post(&self, path: &str, kind: &'static str, body: String) {
+        let url = format!("{}/api/v1/{path}", self.api_url);
+        let request = self.api.post(url).bearer_auth(&self.owner_key);
+        let answer = request.header("content-type", kind).body(body).send().await.unwrap();
+        let status = answer.status();
+        assert!(status.is_success(), "{path}: {status} {}", answer.text().await.unwrap());
+    }
+
+    /// Stops the control plane and waits for its end: bounded.
+    pub(crate) async fn stop(mut self) {
+        self.begin_to_stop();
+        tokio::time::timeout(PATIENCE, self.serving).await.expect("it stops").unwrap().unwrap();
+    }
+
+    pub(crate) fn begin_to_stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+}
+
+pub(crate) fn bearing<T>(message: T, credential: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let value: MetadataValue<Ascii> = format!("Bearer {credential}").parse().unwrap();
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
+pub(crate) fn action(number: u128, json: &str) -> v1::Action {
+    let action = serde_json::from_str(json).unwrap();
+    v1::Action::from_parts(ActionId::from_bytes(number.to_be_bytes()), None, &action)
+}
+
+pub(crate) const BASH: &str = r#"{"kind":"tool_call","tool":"bash","args":{"cmd":"ls"}}"#;
