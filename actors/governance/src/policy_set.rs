@@ -347,6 +347,9 @@ impl PolicySetActor {
                 let generation = snapshot.generation;
                 services.board.publish(workspace, snapshot);
                 services.notices.publish(workspace, Notice::PolicyChanged { generation });
+            } else {
+                // The change may be in the store all the same; then it must come into force.
+                tokio::spawn(async move { services.reload_policies(workspace).await });
             }
             reply.send(committed.map(|()| Ok(answer)));
         });

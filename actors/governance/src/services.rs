@@ -1,6 +1,9 @@
 //! What all actors share.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
 use aa_protocol::WorkspaceId;
@@ -22,6 +25,9 @@ pub struct AuditKeys {
     /// Authenticates entries from now on.
     pub mac: MacKey,
 }
+
+/// The pause between attempts to load policies after a failure.
+const RELOAD_EVERY: Duration = Duration::from_millis(100);
 
 /// Everything an actor needs besides its own state.
 pub struct Services {
@@ -66,11 +72,23 @@ impl Services {
         LogKey::new(&Checkpoint::origin(workspace), &self.log_seed)
     }
 
+    /// Loads the workspace's policies anew, trying until the shard is back.
+    pub(crate) async fn reload_policies(&self, workspace: WorkspaceId) {
+        while let Err(fault) = self.load_policies(workspace).await {
+            tracing::warn!(%workspace, %fault, "the policies are not loaded yet");
+            self.clock.sleep(RELOAD_EVERY).await;
+        }
+    }
+
     /// The cell with the workspace's policies, loading them when they are not.
     pub(crate) async fn policies(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, Fault> {
         if let Some(cell) = self.board.find(workspace) {
             return Ok(cell);
         }
+        self.load_policies(workspace).await
+    }
+
+    async fn load_policies(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, Fault> {
         let directory = self.policy_sets.get().ok_or(Fault::Gone)?;
         let (reply, answer) = Reply::channel();
         directory

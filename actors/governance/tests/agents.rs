@@ -134,6 +134,29 @@ async fn after_an_unknown_commit_a_retry_yields_exactly_one_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_whose_commit_was_unknown_is_in_force_if_it_is_in_the_store() {
+    let world = World::new().await;
+    let agent = world.register("a").await;
+    world.check(&agent, 1, BASH).await.unwrap();
+    world.faults.script([Some(StoreFault::UnknownApplied)]);
+    let source = bytes::Bytes::from_static(NO_SHELL.as_bytes());
+    let unknown =
+        world.governance.apply_policy(&world.permit(), source, "flat".into(), false).await;
+    assert!(matches!(unknown, Err(GovernanceError::Fault(Fault::NotDurable(_)))));
+    // Nobody touches the policies again; still the next decisions come to know of it.
+    let learned = async {
+        for number in 2.. {
+            let answer = world.check_again(&agent, number, BASH).await;
+            if answer.decision.verdict == Verdict::Deny {
+                return;
+            }
+            world.clock.advance(Duration::from_millis(10));
+        }
+    };
+    tokio::time::timeout(world::PATIENCE, learned).await.expect("it comes into force");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rate_limit_holds_over_restarts_and_ends_after_an_hour() {
     let world = World::new().await;
     world.apply(TWO_PER_HOUR).await;

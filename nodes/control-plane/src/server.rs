@@ -87,6 +87,11 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The directory holds something else.
+    #[error(
+        "{0} holds other files and no data of Agent Assembly; choose an empty or new directory"
+    )]
+    Foreign(PathBuf),
     /// The store cannot be opened: in use, damaged, of another version.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -124,6 +129,9 @@ pub enum ServeError {
     Api(String),
 }
 
+/// The store's file in the data directory.
+const STORE: &str = "store.redb";
+
 /// How long a shutdown waits for connections to end before it cuts them.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
@@ -140,7 +148,7 @@ impl ControlPlane {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         // Another provider that a library installed first would do as well.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        make_private_directory(&options.data)?;
+        open_data_directory(&options.data)?;
         // The store first: it tells whether another instance is at work on the same data.
         let store = open_store(&options.data).await?;
         let gateway_listener = listen("gateway", options.gateway).await?;
@@ -239,8 +247,26 @@ impl ControlPlane {
     }
 }
 
+/// Makes the data directory, or makes sure that an existing one is ours or empty: a mistyped path must
+/// not get a database and keys among somebody's files.
+fn open_data_directory(data: &Path) -> Result<(), StartError> {
+    let mut present = match std::fs::read_dir(data) {
+        Ok(present) => present,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(make_private_directory(data)?);
+        }
+        Err(error) => {
+            return Err(SecretError::Io { path: data.to_owned(), what: "read", error }.into());
+        }
+    };
+    if present.next().is_some() && !data.join(STORE).exists() && !data.join("secrets").exists() {
+        return Err(StartError::Foreign(data.to_owned()));
+    }
+    Ok(())
+}
+
 async fn open_store(data: &Path) -> Result<Arc<RedbStore>, StartError> {
-    let path = data.join("store.redb");
+    let path = data.join(STORE);
     // Opening reads the file, and after a crash all of it.
     let opened =
         tokio::task::spawn_blocking(move || RedbStore::open(path, RedbOptions::default())).await?;
