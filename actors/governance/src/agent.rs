@@ -362,7 +362,7 @@ impl AgentActor {
             return;
         };
         if record.suspended.is_some() == change.suspend {
-            reply.send(Ok(Ok(record)));
+            self.shard.journal.answer_after(reply, Ok(record));
             return;
         }
         record.suspended = change.suspend.then(|| Suspension {

@@ -261,7 +261,8 @@ impl PolicySetActor {
             warnings: warnings.len(),
         };
         if unchanged || upload.dry_run {
-            reply.send(Ok(Ok(Applied { revision, warnings, changed: !unchanged })));
+            let applied = Applied { revision, warnings, changed: !unchanged };
+            self.shard.journal.answer_after(reply, Ok(applied));
             return;
         }
         let number = revision.revision;

@@ -170,7 +170,7 @@ impl Entity for TenantActor {
 impl TenantActor {
     fn create(&mut self, new: &NewWorkspace, now: Timestamp, reply: Reply<WorkspaceRecord>) {
         if let Some(record) = &self.record {
-            reply.send(Ok(record.clone()));
+            self.shard.journal.answer_after(reply, record.clone());
             return;
         }
         let record =
@@ -221,7 +221,9 @@ impl TenantActor {
     ) {
         match self.may_revoke(revocation) {
             Err(error) => reply.send(Ok(Err(error))),
-            Ok(record) if record.revoked_at.is_some() => reply.send(Ok(Ok(record))),
+            Ok(record) if record.revoked_at.is_some() => {
+                self.shard.journal.answer_after(reply, Ok(record));
+            }
             Ok(mut record) => {
                 record.revoked_at = Some(now);
                 let writes = self.key_writes(&record);

@@ -202,6 +202,16 @@ impl Journal {
         answer.await.unwrap_or(Err(Fault::Gone))
     }
 
+    /// Answers once everything appended before is committed: for what an actor already holds in memory,
+    /// of which the last part may still be on its way.
+    pub fn answer_after<T: Send + 'static>(&self, reply: Reply<T>, answer: T) {
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            reply.send(committed.map(|()| answer));
+        });
+        // A closed journal has failed the reply.
+        let _ = self.append(Record { entry: None, writes: Vec::new(), done });
+    }
+
     /// What has been committed in this tenure.
     pub fn stats(&self) -> JournalStats {
         JournalStats {

@@ -39,8 +39,8 @@ pub(crate) enum ApiError {
     #[error("{url} answered {status}, but not as the operator API does")]
     Foreign { url: String, status: StatusCode },
     /// The answer broke off.
-    #[error("the answer broke off: {0}")]
-    BrokenOff(String),
+    #[error("the answer broke off before its end; the control plane's log says why")]
+    BrokenOff,
 }
 
 /// A request under construction.
@@ -95,8 +95,8 @@ impl Api {
     }
 
     /// Where the API is.
-    pub(crate) fn url(&self) -> &Url {
-        &self.base
+    pub(crate) fn url(&self) -> String {
+        self.base.as_str().trim_end_matches('/').to_owned()
     }
 
     /// A request for `/api/v1/<segments>`.
@@ -135,7 +135,7 @@ impl Api {
         let body = response.bytes().await.unwrap_or_default();
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => Err(ApiError::Problem(Box::new(problem))),
-            Err(_) => Err(ApiError::Foreign { url: self.base.to_string(), status }),
+            Err(_) => Err(ApiError::Foreign { url: self.url(), status }),
         }
     }
 
@@ -148,7 +148,7 @@ impl Api {
         } else {
             ""
         };
-        ApiError::Unreachable { url: self.base.to_string(), cause, advice }
+        ApiError::Unreachable { url: self.url(), cause, advice }
     }
 }
 
@@ -182,13 +182,13 @@ impl Request<'_> {
         api.runtime.block_on(async {
             let response = api.send(self).await?;
             let bytes = response.bytes().await;
-            bytes.map(Into::into).map_err(|error| ApiError::BrokenOff(causes(&error)))
+            bytes.map(Into::into).map_err(|_| ApiError::BrokenOff)
         })
     }
 
     /// The answer, read from JSON.
     pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, ApiError> {
-        let url = self.api.base.to_string();
+        let url = self.api.url();
         let bytes = self.bytes()?;
         serde_json::from_slice(&bytes)
             .map_err(|_| ApiError::Foreign { url, status: StatusCode::OK })
@@ -203,7 +203,7 @@ impl Request<'_> {
         api.runtime.block_on(async {
             let mut pieces = api.send(self).await?.bytes_stream();
             while let Some(piece) = pieces.next().await {
-                let piece = piece.map_err(|error| ApiError::BrokenOff(causes(&error)))?;
+                let piece = piece.map_err(|_| ApiError::BrokenOff)?;
                 write(&piece)?;
             }
             Ok(())

@@ -59,6 +59,8 @@ fn files_in(directory: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
+        // What was found in `.` is called as somebody in it would.
+        let path = path.strip_prefix(".").map(Path::to_owned).unwrap_or(path);
         if wanted(&path) && path.is_file() {
             files.push(path);
         }
@@ -119,12 +121,22 @@ impl Document {
 // === impl LoadedSet ===
 
 impl LoadedSet {
-    /// Loads files and directories as one set. What is wrong with them goes to standard error.
-    pub(crate) fn load(paths: &[PathBuf], terminal: &mut Terminal) -> Result<Self, Failure> {
+    /// Loads files and directories as one set, without the files in `except`: an action or an agent that
+    /// lies in a directory of policies is none. What is wrong with them goes to standard error.
+    pub(crate) fn load(
+        paths: &[PathBuf],
+        except: &[&Path],
+        terminal: &mut Terminal,
+    ) -> Result<Self, Failure> {
+        let except: Vec<_> = except.iter().flat_map(std::fs::canonicalize).collect();
         let mut policies: Vec<(Arc<Policy>, Option<u64>)> = Vec::new();
         let mut files = Vec::new();
         let mut refused = 0_usize;
         for path in expand(paths)? {
+            let is_named = paths.contains(&path);
+            if !is_named && path.canonicalize().is_ok_and(|path| except.contains(&path)) {
+                continue;
+            }
             let document = Document::read(&path).map_err(|error| {
                 Failure::bad_input(format_args!("cannot read {}: {error}", input::shown(&path)))
             })?;

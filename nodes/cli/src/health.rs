@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let api = Api::open(&arguments.api)?;
-    let url = api.url().as_str().trim_end_matches('/').to_owned();
+    let url = api.url();
     match api.get(&["health"]).read::<Health>() {
         Ok(Health { status, version, store }) => {
             match arguments.format {

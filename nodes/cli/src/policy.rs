@@ -1,5 +1,6 @@
 //! `aasm policy`: writing, trying, testing and applying policies.
 
+mod apply;
 mod check;
 mod eval;
 mod remote;
@@ -24,7 +25,7 @@ pub(crate) enum Command {
     /// Print the JSON Schema of policy documents, for editors
     Schema(SchemaArguments),
     /// Put documents in force
-    Apply(remote::ApplyArguments),
+    Apply(apply::Arguments),
     /// List the policies of the workspace
     List(remote::ListArguments),
     /// Show a policy's source
@@ -50,7 +51,7 @@ pub(crate) fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Fai
             terminal.json(&aa_policy::json_schema())?;
             Ok(Exit::Done)
         }
-        Command::Apply(arguments) => remote::apply(&arguments, terminal),
+        Command::Apply(arguments) => apply::run(&arguments, terminal),
         Command::List(arguments) => remote::list(&arguments, terminal),
         Command::Get(arguments) => remote::get(&arguments, terminal),
         Command::History(arguments) => remote::history(&arguments, terminal),

@@ -107,17 +107,26 @@ async fn serve(options: Options, format: Format, terminal: &mut Terminal) -> Res
     let interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let control_plane = ControlPlane::start(options).await.map_err(Failure::refused)?;
-    match format {
-        Format::Json => terminal.json_line(&Started::from(control_plane.summary()))?,
-        Format::Text => greet(control_plane.summary(), terminal)?,
+    let announced = announce(control_plane.summary(), format, terminal);
+    match announced {
+        // Agents are served whether or not somebody reads this.
+        Err(Failure::Output(_)) | Ok(()) => {}
+        Err(failure) => return Err(failure),
     }
-    terminal.flush()?;
     let stop = stop_signal(interrupt, terminate);
     control_plane.serve_until(stop).await.map_err(Failure::refused)?;
     if format == Format::Text {
         terminal.note("stopped in order");
     }
     Ok(Exit::Done)
+}
+
+fn announce(summary: &Summary, format: Format, terminal: &mut Terminal) -> Result<(), Failure> {
+    match format {
+        Format::Json => terminal.json_line(&Started::from(summary))?,
+        Format::Text => greet(summary, terminal)?,
+    }
+    Ok(terminal.flush()?)
 }
 
 /// Resolves at the first signal; the second ends the process, whatever still runs.

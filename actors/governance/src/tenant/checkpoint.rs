@@ -53,12 +53,8 @@ impl TenantActor {
         if writes.is_empty()
             && let Some(latest) = &self.latest
         {
-            // Through the journal: the commit that it stands on may still be under way.
-            let latest = latest.clone();
-            let done = Reply::new(move |committed: Result<(), Fault>| {
-                reply.send(committed.map(|()| Ok(latest)));
-            });
-            let _ = self.shard.journal.append(Record { entry: None, writes, done });
+            // The commit that it stands on may still be under way.
+            self.shard.journal.answer_after(reply, Ok(latest.clone()));
             return Flow::Continue;
         }
         let checkpoint = Checkpoint {

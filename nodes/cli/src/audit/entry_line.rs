@@ -57,7 +57,8 @@ impl EntryLines {
         if let Some(actor) = &entry.actor {
             text += &format!("  by {}", printable(actor));
         }
-        for (name, value) in &entry.detail {
+        // A digest is for programs.
+        for (name, value) in entry.detail.iter().filter(|(name, _)| *name != "sha256") {
             text += &format!("  {name}={}", printable(value));
         }
         let telling = entry.verdict.is_some_and(|verdict| verdict != Verdict::Allow);

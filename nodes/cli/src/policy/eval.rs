@@ -81,7 +81,9 @@ pub(crate) fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit
         Some(path) => read_json(path, MAX_AGENT, "an agent")?,
         None => anonymous(),
     };
-    let loaded = LoadedSet::load(&arguments.policies, terminal)?;
+    let except = [Some(&arguments.action), arguments.agent.as_ref()];
+    let except: Vec<&Path> = except.into_iter().flatten().map(PathBuf::as_path).collect();
+    let loaded = LoadedSet::load(&arguments.policies, &except, terminal)?;
     let calls: BTreeMap<String, u64> = arguments.calls.iter().cloned().collect();
     let facts = Facts { rates: &calls, ..Facts::of(&agent) };
     let at = arguments.at.unwrap_or_else(now);
@@ -137,14 +139,6 @@ fn show(decision: &Decision, loaded: &LoadedSet, terminal: &mut Terminal) -> Res
         if let Some(place) = place(reason, loaded) {
             terminal.line(format_args!("    at {place}"))?;
         }
-    }
-    for finding in &decision.findings {
-        let (pointer, policy, pattern) =
-            (printable(&finding.pointer), &finding.policy, finding.pattern);
-        let (offset, length) = (finding.offset, finding.length);
-        terminal.line(format_args!(
-            "  found: pattern {pattern} of {policy} in {pointer}, {length} bytes at byte {offset}"
-        ))?;
     }
     if let Some(approval) = &decision.approval {
         let roles = match approval.roles.as_slice() {

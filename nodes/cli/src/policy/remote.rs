@@ -1,49 +1,19 @@
-//! The `aasm policy` commands that change or read a workspace.
-
-use std::path::PathBuf;
+//! The `aasm policy` commands about policies that were applied.
 
 use aa_control_plane::rest::policies::{
     AppliedPolicy, PolicyHistory, PolicyList, PolicyWithSource, RemovedPolicy, Revision,
     RollbackRequest,
 };
 use clap::Args;
-use serde::Serialize;
 
 use crate::{
-    api::{Api, ApiError},
+    api::Api,
     connection::ApiArguments,
-    document::{MAX_SOURCE, expand, fallback_name},
-    finding::{PlainFinding, Severity, render},
-    input,
     moment::short,
     outcome::{Exit, Failure},
     table::{Columns, Text},
     terminal::{Format, Style, Terminal},
 };
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Each document becomes a new revision of the policy it names, and is in force at once. The same bytes
-applied again change nothing.
-
-Exit codes:
-  0  every document is in force
-  1  at least one is invalid, or the control plane refused or cannot be reached
-  2  bad input: a file cannot be read, or no operator API is named")]
-pub(crate) struct ApplyArguments {
-    /// Documents, or directories of them; `-` is standard input
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-    /// Let the control plane check only, and say what would change
-    #[arg(long)]
-    dry_run: bool,
-    /// For people, or
-    /// `{"files":[{"file","applied","name","revision","changed","errors","warnings"}]}`
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    #[command(flatten)]
-    api: ApiArguments,
-}
 
 #[derive(Args, Debug)]
 #[command(after_help = REMOTE_EXIT_CODES)]
@@ -112,101 +82,11 @@ pub(crate) struct RemoveArguments {
     api: ApiArguments,
 }
 
-#[derive(Serialize)]
-struct ApplyReport {
-    files: Vec<FileReport>,
-}
-
-#[derive(Default, Serialize)]
-struct FileReport {
-    file: String,
-    applied: bool,
-    name: Option<String>,
-    revision: Option<u64>,
-    changed: bool,
-    errors: Vec<PlainFinding>,
-    warnings: Vec<PlainFinding>,
-}
-
 pub(crate) const REMOTE_EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  the control plane refused (there is no such thing, or the key may not) or cannot be reached
   2  bad input: wrong usage, or no operator API is named";
-
-pub(crate) fn apply(arguments: &ApplyArguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
-    // All files are read before the first is applied: an unreadable one must not leave half of them in
-    // force.
-    let mut sources = Vec::new();
-    for path in expand(&arguments.files)? {
-        let source = input::read(&path, MAX_SOURCE).map_err(|error| {
-            Failure::bad_input(format_args!("cannot read {}: {error}", input::shown(&path)))
-        })?;
-        sources.push((path, source));
-    }
-    let api = Api::open(&arguments.api)?;
-    let mut report = ApplyReport { files: Vec::new() };
-    for (path, source) in sources {
-        let file = input::shown(&path);
-        let answer = api
-            .post(&["policies"])
-            .query("name", Some(fallback_name(&path)))
-            .query("dry_run", arguments.dry_run.then_some("true"))
-            .document(source)
-            .read::<AppliedPolicy>();
-        match answer {
-            Ok(applied) => {
-                if arguments.format == Format::Text {
-                    show_applied(&file, &applied, terminal)?;
-                }
-                report.files.push(FileReport::applied(file, &applied));
-            }
-            Err(ApiError::Problem(problem)) if !problem.errors.is_empty() => {
-                let colour = terminal.err_colour();
-                let errors = problem.errors.iter().map(|found| (Severity::Error, found));
-                let warnings = problem.warnings.iter().map(|found| (Severity::Warning, found));
-                for (severity, found) in errors.chain(warnings) {
-                    terminal.note(render(&file, severity, found, colour));
-                }
-                let errors = problem.errors.iter().map(Into::into).collect();
-                let warnings = problem.warnings.iter().map(Into::into).collect();
-                report.files.push(FileReport { file, errors, warnings, ..FileReport::default() });
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if arguments.format == Format::Json {
-        terminal.json_line(&report)?;
-    }
-    let refused = report.files.iter().filter(|file| !file.applied).count();
-    if refused == 0 {
-        return Ok(Exit::Done);
-    }
-    let total = report.files.len();
-    terminal.note(format_args!("{refused} of {total} documents are invalid and not in force"));
-    Ok(Exit::No)
-}
-
-fn show_applied(
-    file: &str,
-    applied: &AppliedPolicy,
-    terminal: &mut Terminal,
-) -> Result<(), Failure> {
-    let AppliedPolicy { name, changed, dry_run, revision, warnings } = applied;
-    for warning in warnings {
-        let shown = render(file, Severity::Warning, warning, terminal.err_colour());
-        terminal.note(shown);
-    }
-    let Revision { revision, scope, .. } = revision;
-    let verb = match (changed, dry_run) {
-        (false, _) => "unchanged:",
-        (true, true) => "would apply",
-        (true, false) => "applied",
-    };
-    let verb = terminal.paint(Style::Good, verb);
-    terminal.line(format_args!("{verb} {name} revision {revision} ({scope})"))?;
-    Ok(())
-}
 
 pub(crate) fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let mut list: PolicyList = Api::open(&arguments.api)?.get(&["policies"]).read()?;
@@ -330,20 +210,4 @@ pub(crate) fn remove(
         ))?,
     }
     Ok(Exit::Done)
-}
-
-// === impl FileReport ===
-
-impl FileReport {
-    fn applied(file: String, applied: &AppliedPolicy) -> Self {
-        Self {
-            file,
-            applied: true,
-            name: Some(applied.name.clone()),
-            revision: Some(applied.revision.revision),
-            changed: applied.changed && !applied.dry_run,
-            errors: Vec::new(),
-            warnings: applied.warnings.iter().map(Into::into).collect(),
-        }
-    }
 }

@@ -102,7 +102,7 @@ fn run_file(path: &Path, report: &mut Report, terminal: &mut Terminal) -> Result
         }
         Failure::Said(Exit::BadInput)
     })?;
-    let loaded = LoadedSet::load(&policy_files(path, &suite)?, terminal)?;
+    let loaded = LoadedSet::load(&policy_files(path, &suite)?, &[], terminal)?;
     for result in cases::run(&suite, &loaded.set) {
         let passed = result.failure.is_none();
         *if passed { &mut report.passed } else { &mut report.failed } += 1;
