@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use aa_protocol::ActionId;
 
-/// How many actions back a repeat is recognised. More than can be in flight for one agent, so every
-/// action whose answer was lost is among them.
-pub const REMEMBERED: usize = 256;
+/// How many actions back a repeat is recognised: twice what the gateway admits in flight for one agent, so
+/// an action whose answer was lost is still among them when it is sent again.
+pub const REMEMBERED: usize = 512;
 
 /// What a repeat repeats. An event may carry the id of the action it reports on, so the two are told
 /// apart.
@@ -26,7 +26,7 @@ pub struct RecentActions {
 }
 
 impl RecentActions {
-    /// The position of the entry of `key`, when it is recent. A linear search: 256 ids of 17 bytes are
+    /// The position of the entry of `key`, when it is recent. A linear search: 512 ids of 17 bytes are
     /// compared faster than a hash map of them is kept, and take a third of its memory.
     pub fn position(&self, key: ActionKey) -> Option<u64> {
         let index = self.keys.iter().rposition(|known| *known == key)?;

@@ -83,6 +83,8 @@ struct Inner {
     closed: AtomicBool,
     commits: AtomicU64,
     records: AtomicU64,
+    /// Takes the shard out of service.
+    withdraw: Box<dyn Fn() + Send + Sync>,
 }
 
 /// The batch that gathers. The lock is held for a push or a swap only.
@@ -110,7 +112,12 @@ struct Placed {
 // === impl Journal ===
 
 impl Journal {
-    pub(crate) fn new(shard: ShardId, epoch: u64, store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(
+        shard: ShardId,
+        epoch: u64,
+        store: Arc<dyn Store>,
+        withdraw: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         let inner = Inner {
             shard,
             epoch,
@@ -120,6 +127,7 @@ impl Journal {
             closed: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            withdraw: Box::new(withdraw),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -281,6 +289,10 @@ impl Journal {
             }
             Err(reason) => {
                 let fault = Fault::NotDurable(reason);
+                // First out of service, then the news: who hears of the failure must not find the
+                // actors whose state is ahead of the store.
+                self.inner.closed.store(true, Ordering::Release);
+                (self.inner.withdraw)();
                 replies.into_iter().for_each(|reply| reply.send(Err(fault.clone())));
                 Err(fault)
             }

@@ -194,7 +194,7 @@ impl Node {
         let (supervisor, supervision) = Actor::spawn(None, ShardSupervisor, Arc::clone(&children))
             .await
             .map_err(|error| NodeError::Supervisor(shard, error.to_string()))?;
-        let journal = Journal::new(shard, epoch, Arc::clone(store));
+        let journal = Journal::new(shard, epoch, Arc::clone(store), self.withdrawal(shard, epoch));
         let live = Arc::new(LiveShard {
             id: shard,
             epoch,
@@ -225,6 +225,18 @@ impl Node {
         });
         tracing::debug!(shard = shard.0, epoch, "shard taken");
         Ok(Tenure { live, supervision, committer })
+    }
+
+    /// What takes one tenure of a shard out of service.
+    fn withdrawal(&self, shard: ShardId, epoch: u64) -> impl Fn() + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || {
+            let Some(inner) = inner.upgrade() else { return };
+            let slot = &inner.shards[usize::from(shard.0)];
+            if slot.load().as_ref().is_some_and(|live| live.epoch == epoch) {
+                slot.store(None);
+            }
+        }
     }
 
     async fn keep_leases(self) {

@@ -71,7 +71,7 @@ struct Gauges<K> {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { per_session: 256, per_agent: 1_024, per_workspace: 65_536, connections: 20_000 }
+        Self { per_session: 256, per_agent: 256, per_workspace: 65_536, connections: 20_000 }
     }
 }
 
