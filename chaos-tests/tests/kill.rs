@@ -1,5 +1,7 @@
 //! `kill -9` of the control plane under the load of many agents, again and again.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     path::Path,
     sync::{

@@ -19,8 +19,8 @@ use crate::{
     keys,
     notice::Notice,
     permission::{
-        Forbidden, ManageAgents, ManageKeys, ManagePolicies, Operation, Permit, Principal,
-        ReadAgents, ReadAudit, ReadPolicies, RegisterAgents,
+        Forbidden, ManageAgents, ManageKeys, ManagePolicies, Permit, Principal, ReadAgents,
+        ReadAudit, ReadPolicies, RegisterAgents,
     },
     policy_record::{PolicyHeader, PolicyRevision, read_source},
     policy_set::{
@@ -579,14 +579,6 @@ impl Governance {
             AgentMessage::Register(_, reply) => reply.send(Err(fault)),
             AgentMessage::SetStatus(_, reply) => reply.send(Err(fault)),
         }
-    }
-
-    /// Leave for an operation, from a principal.
-    ///
-    /// # Errors
-    /// Its role does not have it.
-    pub fn authorize<O: Operation>(principal: &Principal) -> Result<Permit<O>, Forbidden> {
-        principal.authorize()
     }
 }
 

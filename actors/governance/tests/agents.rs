@@ -173,6 +173,29 @@ async fn a_rate_limit_holds_over_restarts_and_ends_after_an_hour() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_agent_leaves_memory_and_comes_back_with_chain_counters_and_status() {
+    let world = World::new().await;
+    world.apply(TWO_PER_HOUR).await;
+    let agent = world.register("a").await;
+    let first = world.check(&agent, 1, BASH).await.unwrap();
+    world.check(&agent, 2, BASH).await.unwrap();
+    let idle = async {
+        while world.governance.agent_stats().passivated == 0 {
+            world.clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(world::PATIENCE, idle).await.expect("it leaves memory");
+    assert_eq!(world.governance.agent_stats().active, 0);
+    // The hour since the two calls may be over by the hurried clock; the repeat and the chain are not.
+    let again = world.check_again(&agent, 1, BASH).await;
+    assert_eq!((again.event, again.repeated), (first.event, true));
+    let status = world.governance.agent(&world.permit(), agent.agent).await.unwrap();
+    assert_eq!(status.entries, 3);
+    world.verified_entries().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_suspended_agent_is_denied_everything_until_it_is_resumed() {
     let world = World::new().await;
     let agent = world.register("a").await;

@@ -1,5 +1,6 @@
 //! The gRPC gateway: who is calling, is the message well formed, is there room; then to the actors.
 
+mod decoding;
 mod refusal;
 mod registration;
 mod session;
@@ -19,6 +20,7 @@ use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
+pub use self::decoding::{AuditDecoding, DecodingLayer};
 use self::refusal::{fault_status, overload_status, status_of};
 use crate::{
     admission::{Admission, Limits},

@@ -21,7 +21,7 @@ use tonic::transport::Server;
 pub use self::files::FilesError;
 use crate::{
     admission::Limits,
-    gateway::{Gateway, MAX_MESSAGE},
+    gateway::{DecodingLayer, Gateway, MAX_MESSAGE},
     pki::{Authority, PkiError, RENEW_EVERY, ServerCertificate},
     rest,
     secrets::{SecretError, Secrets, make_private_directory},
@@ -299,6 +299,7 @@ async fn serve_gateway(
         .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let decoding = DecodingLayer::new(gateway.clone());
     let service = wire::v1::gateway_server::GatewayServer::new(gateway)
         .max_decoding_message_size(MAX_MESSAGE);
     let server = Server::builder()
@@ -307,6 +308,7 @@ async fn serve_gateway(
         .max_concurrent_streams(1_024)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(decoding)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(service);

@@ -167,9 +167,37 @@ async fn malformed_actions_get_a_precise_status_and_an_entry() {
     }
     let large = tool("a", &format!("{{\"k\":\"{}\"}}", "x".repeat(5 << 20)));
     let refused = peer.check(&token, large).await.unwrap_err();
-    assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused}");
-    assert_eq!(peer.refusals("a").await, vec!["malformed_action"; count]);
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let refusals = peer.refusals("a").await;
+    assert_eq!(refusals[0], "message_too_large");
+    assert_eq!(refusals[1..], vec!["malformed_action"; count]);
     peer.check(&token, action(9, BASH)).await.expect("the agent goes on");
+    peer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_message_get_a_precise_status_and_an_entry() {
+    let peer = Peer::start().await;
+    let token = peer.register("a").await;
+    // An agent's name field in Latin-1: not UTF-8, so not a protobuf string.
+    let refused = peer.send_bytes(&token, "CheckPolicy", b"\x9a\x01\x04\x0a\x02\xe9\xe9").await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(peer.refusals("a").await, ["undecodable_message"]);
+    peer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oversized_frame_ends_its_session_with_a_status_and_an_entry() {
+    let peer = Peer::start().await;
+    let token = peer.register("a").await;
+    let mut session = Session::open(&peer, &token).await;
+    let args = format!(
+        "{{\"kind\":\"tool_call\",\"tool\":\"t\",\"args\":{{\"k\":\"{}\"}}}}",
+        "x".repeat(5 << 20)
+    );
+    session.check(1, &args);
+    assert_eq!(session.next().await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(peer.refusals("a").await, ["message_too_large"]);
     peer.stop().await;
 }
 

@@ -23,6 +23,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     Caller, Gateway, ServerFrames, decision_message,
+    decoding::{bounded, decoding_failure},
     refusal::{fault_status, frame, overload_status, status_of},
 };
 use crate::admission::CallerGauges;
@@ -214,14 +215,14 @@ impl Session {
     /// The stream itself failed: an undecodable or oversized frame is the agent's doing and audited, a
     /// lost connection is not.
     async fn broken(&self, error: &Status) {
-        use tonic::Code::{InvalidArgument, OutOfRange, ResourceExhausted};
-        let by_agent = matches!(error.code(), InvalidArgument | OutOfRange | ResourceExhausted)
-            || error.message().contains("decode");
-        if by_agent {
-            let message = error.message().chars().take(256).collect();
-            self.gateway.audit_refusal(&self.caller.id, "undecodable_frame", message).await;
-        }
-        let status = Status::new(error.code(), error.message());
+        let status = match decoding_failure(error) {
+            Some((status, code)) => {
+                let message = bounded(status.message());
+                self.gateway.audit_refusal(&self.caller.id, code, message).await;
+                status
+            }
+            None => Status::new(error.code(), error.message()),
+        };
         let _ = self.out.send(Outgoing { tag: 0, body: Body::End(status), _slot: None });
     }
 

@@ -138,6 +138,20 @@ impl Peer {
         Ok(answer.into_inner())
     }
 
+    /// Sends bytes in place of a message.
+    pub(crate) async fn send_bytes(
+        &self,
+        token: &str,
+        method: &str,
+        bytes: &'static [u8],
+    ) -> Result<(), Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.unwrap();
+        let path = format!("/agent_assembly.v1.Gateway/{method}").parse().unwrap();
+        let request = bearing(bytes::Bytes::from_static(bytes), token);
+        grpc.unary(request, path, RawCodec).await.map(|_answer| ())
+    }
+
     /// The codes of the refusals recorded for an agent, newest first.
     pub(crate) async fn refusals(&self, name: &str) -> Vec<String> {
         let agent = self.agent(name);
@@ -186,3 +200,49 @@ pub(crate) fn action(number: u128, json: &str) -> v1::Action {
 }
 
 pub(crate) const BASH: &str = r#"{"kind":"tool_call","tool":"bash","args":{"cmd":"ls"}}"#;
+
+/// Bytes as they are, in both directions.
+#[derive(Clone, Copy, Default)]
+struct RawCodec;
+
+impl tonic::codec::Codec for RawCodec {
+    type Encode = bytes::Bytes;
+    type Decode = bytes::Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl tonic::codec::Encoder for RawCodec {
+    type Item = bytes::Bytes;
+    type Error = Status;
+
+    fn encode(
+        &mut self,
+        bytes: bytes::Bytes,
+        out: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), Status> {
+        bytes::BufMut::put(out, bytes);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for RawCodec {
+    type Item = bytes::Bytes;
+    type Error = Status;
+
+    fn decode(
+        &mut self,
+        bytes: &mut tonic::codec::DecodeBuf<'_>,
+    ) -> Result<Option<bytes::Bytes>, Status> {
+        let length = bytes::Buf::remaining(bytes);
+        Ok(Some(bytes::Buf::copy_to_bytes(bytes, length)))
+    }
+}
