@@ -62,6 +62,11 @@ impl Services {
         }
     }
 
+    /// Authenticates entries under `key` from now on.
+    pub fn replace_mac_key(&self, key: MacKey) {
+        self.mac.store(Arc::new(key));
+    }
+
     /// The key that authenticates entries now.
     pub(crate) fn mac_key(&self) -> arc_swap::Guard<Arc<MacKey>> {
         self.mac.load()

@@ -25,7 +25,7 @@ use crate::secrets::{SecretError, read_secret, write_public, write_secret};
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 /// How often a running server takes a new one.
-pub const RENEW_EVERY: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub const RENEW_EVERY_DAYS: u32 = 30;
 
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 

@@ -79,6 +79,9 @@ struct StoredMacKey {
     secret: String,
 }
 
+/// The file with the keys that authenticate audit entries.
+const MAC_KEYS: &str = "audit-mac.json";
+
 /// The largest secret file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -95,10 +98,23 @@ impl Secrets {
         let directory = directory.join("secrets");
         make_private_directory(&directory)?;
         let log_seed = seed(&directory.join("audit-log.seed"), entropy)?;
-        let mac = mac_key(&directory.join("audit-mac.json"), clock.now(), entropy)?;
+        let mac = mac_key(&directory.join(MAC_KEYS), clock.now(), entropy)?;
         let token = TokenKey::new(&*seed(&directory.join("token.seed"), entropy)?);
         Ok(Self { audit: AuditKeys { log_seed, mac }, token })
     }
+}
+
+/// The key that authenticates audit entries from now on: the newest below `directory`, or the next one when
+/// that has served its time.
+///
+/// # Errors
+/// The file cannot be read or written, is exposed to others, or is damaged.
+pub fn current_mac_key(
+    directory: &Path,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<MacKey, SecretError> {
+    mac_key(&directory.join("secrets").join(MAC_KEYS), clock.now(), entropy)
 }
 
 fn seed(path: &Path, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, SecretError> {
@@ -227,8 +243,10 @@ mod tests {
         let clock = ManualClock::new(Timestamp::from_micros(0));
         Secrets::open(directory.path(), &clock, &SystemEntropy).unwrap();
         clock.advance(MAC_KEY_LIFETIME);
+        let running = current_mac_key(directory.path(), &clock, &SystemEntropy).unwrap();
+        assert_eq!(running.id(), "k2", "while the process runs");
         let later = Secrets::open(directory.path(), &clock, &SystemEntropy).unwrap();
-        assert_eq!(later.audit.mac.id(), "k2");
+        assert_eq!(later.audit.mac.id(), "k2", "and after it starts again");
     }
 
     #[test]

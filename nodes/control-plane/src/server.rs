@@ -14,7 +14,7 @@ use std::{
 use aa_governance::{Governance, GovernanceError, GovernanceOptions};
 use aa_protocol::{WorkspaceId, wire};
 use aa_runtime::{Clock, Entropy, Node, NodeError, NodeOptions, SystemClock, SystemEntropy};
-use aa_store::{OpenError, RedbOptions, RedbStore};
+use aa_store::{OpenError, RedbOptions, RedbStore, Store, StoreError};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::transport::Server;
 
@@ -22,9 +22,9 @@ pub use self::files::FilesError;
 use crate::{
     admission::Limits,
     gateway::{DecodingLayer, Gateway, MAX_MESSAGE},
-    pki::{Authority, PkiError, RENEW_EVERY, ServerCertificate},
+    pki::{Authority, PkiError, RENEW_EVERY_DAYS, ServerCertificate},
     rest,
-    secrets::{SecretError, Secrets, make_private_directory},
+    secrets::{SecretError, Secrets, current_mac_key, make_private_directory},
     tls::TlsListener,
 };
 
@@ -67,6 +67,7 @@ pub struct Summary {
 /// The control plane of one machine.
 pub struct ControlPlane {
     summary: Summary,
+    store: Arc<RedbStore>,
     node: Node,
     drain: watch::Sender<bool>,
     gateway: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -124,10 +125,19 @@ pub enum ServeError {
     /// The gateway ended.
     #[error("the gateway ended: {0}")]
     Gateway(String),
+    /// The store takes nothing any more; what was acknowledged is in it.
+    #[error(transparent)]
+    Store(StoreError),
     /// The API ended.
     #[error("the API ended: {0}")]
     Api(String),
 }
+
+/// How often what ages is looked at.
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// How often the store's health is looked at.
+const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
 /// The store's file in the data directory.
 const STORE: &str = "store.redb";
@@ -164,7 +174,7 @@ impl ControlPlane {
         let certificate = Arc::new(ServerCertificate::new(authority.issue(&addresses)?));
 
         let node = Node::start(
-            store,
+            Arc::clone(&store) as Arc<dyn Store>,
             clock as Arc<dyn Clock>,
             Arc::clone(&entropy) as Arc<dyn Entropy>,
             NodeOptions::embedded(),
@@ -200,10 +210,12 @@ impl ControlPlane {
         let gateway = Gateway::new(governance.clone(), secrets.token, limits, draining.clone());
         let gateway = serve_gateway(gateway, gateway_tls, draining.clone()).await?;
         let api = serve_api(governance.clone(), api_tls, draining);
-        let renewal = tokio::spawn(renew(authority, addresses, certificate));
+        let data = summary.data.clone();
+        let renewal =
+            tokio::spawn(renew(authority, addresses, certificate, governance.clone(), data));
         // Last: whoever waits for these files finds everything running.
         files::write(&governance, workspace, &summary).await?;
-        Ok(Self { summary, node, drain, gateway, api, renewal })
+        Ok(Self { summary, store, node, drain, gateway, api, renewal })
     }
 
     /// What was started.
@@ -215,14 +227,15 @@ impl ControlPlane {
     /// store. Bounded: connections that do not end within ten seconds are cut.
     ///
     /// # Errors
-    /// A listener ended by itself.
+    /// The store stopped after a failure to write, or a listener ended by itself.
     pub async fn serve_until(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
-        let Self { node, drain, mut gateway, mut api, renewal, .. } = self;
+        let Self { store, node, drain, mut gateway, mut api, renewal, .. } = self;
         let ended = tokio::select! {
             () = shutdown => Ok(()),
+            stopped = store_stops(&store) => Err(ServeError::Store(stopped)),
             ended = &mut gateway => Err(ServeError::Gateway(format!("{ended:?}"))),
             ended = &mut api => Err(ServeError::Api(format!("{ended:?}"))),
         };
@@ -244,6 +257,17 @@ impl ControlPlane {
         }
         node.stop().await;
         ended
+    }
+}
+
+/// Completes when the store has stopped. A process that can record nothing decides nothing, so it ends
+/// and leaves starting again to whoever looks after it.
+async fn store_stops(store: &RedbStore) -> StoreError {
+    loop {
+        if let Err(stopped) = store.health() {
+            return stopped;
+        }
+        tokio::time::sleep(HEALTH_EVERY).await;
     }
 }
 
@@ -334,17 +358,29 @@ fn serve_api(
     tokio::spawn(serve.into_future())
 }
 
-/// Takes a new certificate well before the old one ends.
+/// Replaces what ages while the server runs: the certificate well before it ends, and the key of audit
+/// entries once it has served its time.
 async fn renew(
     authority: Authority,
     addresses: [std::net::IpAddr; 2],
     certificate: Arc<ServerCertificate>,
+    governance: Governance,
+    data: PathBuf,
 ) {
+    let mut days = 0;
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
-        match authority.issue(&addresses) {
-            Ok(renewed) => certificate.replace(renewed),
-            Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
+        tokio::time::sleep(DAY).await;
+        days += 1;
+        if days % RENEW_EVERY_DAYS == 0 {
+            match authority.issue(&addresses) {
+                Ok(renewed) => certificate.replace(renewed),
+                Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
+            }
+        }
+        let services = governance.services();
+        match current_mac_key(&data, &*services.clock, &*services.entropy) {
+            Ok(key) => services.replace_mac_key(key),
+            Err(error) => tracing::error!(%error, "the key of audit entries was not renewed"),
         }
     }
 }
