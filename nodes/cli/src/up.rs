@@ -23,10 +23,10 @@ use crate::{
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The first start makes a certificate authority, a workspace, an agent key, an owner key and the policy
+The first start makes a certificate authority, a workspace, an agent key, an owner key and the policy \
 `starter`, all in the data directory. Later starts go on from there.
 
-SIGINT (Ctrl-C) and SIGTERM end it in order: what was answered is durable, sessions are told. A second
+SIGINT (Ctrl-C) and SIGTERM end it in order: what was answered is durable, sessions are told. A second \
 signal ends it at once.
 
 Exit codes:

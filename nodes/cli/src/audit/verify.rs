@@ -18,12 +18,12 @@ use crate::{
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Proves, without a network, that each export is whole and unaltered: every entry's hash chain, the Merkle
+Proves, without a network, that each export is whole and unaltered: every entry's hash chain, the Merkle \
 root over all of them, and the checkpoint's signature.
 
-Without --keys the key that the export names is trusted, and the answer says so: that shows a change by
-anybody without that key. `aasm audit keys` writes a keys file; keep it apart from the exports. With
---checkpoint, one kept from earlier (`aasm audit checkpoint`), a log that was cut or rewritten since, even
+Without --keys the key that the export names is trusted, and the answer says so: that shows a change by \
+anybody without that key. `aasm audit keys` writes a keys file; keep it apart from the exports. With \
+--checkpoint, one kept from earlier (`aasm audit checkpoint`), a log that was cut or rewritten since, even \
 by the key's holder, is seen.
 
 Exit codes:

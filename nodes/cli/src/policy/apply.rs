@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each document becomes a new revision of the policy it names, and is in force at once. The same bytes
+Each document becomes a new revision of the policy it names, and is in force at once. The same bytes \
 applied again change nothing. When one of several documents is invalid, none is applied.
 
 Exit codes:
