@@ -1,5 +1,7 @@
 //! What callers of an actor can rely on, shown on a counter that is durable through the journal.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     sync::{
         Arc,
