@@ -8,6 +8,7 @@
 //! Documents in force make a [`PolicySet`]; what can apply to one agent is its [`AgentPolicies`];
 //! [`decide()`] climbs one ladder of checks over them and returns an [`Outcome`].
 
+pub mod approval;
 pub mod budget;
 pub mod capabilities;
 pub mod cases;
