@@ -249,7 +249,12 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
 fn durable<T>(
     answer: Result<Result<Result<T, NotRegistered>, Fault>, tokio::sync::oneshot::error::RecvError>,
 ) -> Result<T, Status> {
-    match answer.unwrap_or(Err(Fault::Gone)) {
+    settled(answer.unwrap_or(Err(Fault::Gone)))
+}
+
+/// The same for an answer that has come.
+fn settled<T>(answer: Result<Result<T, NotRegistered>, Fault>) -> Result<T, Status> {
+    match answer {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(unknown)) => Err(status_of(&unknown)),
         Err(fault) => Err(fault_status(&fault)),

@@ -24,7 +24,8 @@ use tonic::{Status, Streaming};
 use super::{
     Caller, Gateway, ServerFrames, decision_message,
     decoding::{bounded, decoding_failure},
-    refusal::{fault_status, frame, overload_status, status_of},
+    refusal::{frame, overload_status},
+    settled,
 };
 use crate::admission::CallerGauges;
 
@@ -152,7 +153,7 @@ impl Session {
         let out = self.out.clone();
         let reply = Reply::new(move |answer: Result<Result<Answer, NotRegistered>, Fault>| {
             drop(admitted);
-            let body = Body::Decision(flatten(answer));
+            let body = Body::Decision(settled(answer));
             // A session that ended takes no answers; the decision is recorded all the same.
             let _ = out.send(Outgoing { tag, body, _slot: Some(slot) });
         });
@@ -172,7 +173,7 @@ impl Session {
         let out = self.out.clone();
         let reply = Reply::new(move |answer: Result<Result<EventId, NotRegistered>, Fault>| {
             drop(admitted);
-            let body = Body::Recorded(flatten(answer));
+            let body = Body::Recorded(settled(answer));
             let _ = out.send(Outgoing { tag, body, _slot: Some(slot) });
         });
         self.gateway.inner.governance.record(&self.caller.id, report, reply);
@@ -275,14 +276,6 @@ impl Session {
 async fn drained(draining: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = draining.wait_for(|draining| *draining).await;
-}
-
-fn flatten<T>(answer: Result<Result<T, NotRegistered>, Fault>) -> Result<T, Status> {
-    match answer {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(unknown)) => Err(status_of(&unknown)),
-        Err(fault) => Err(fault_status(&fault)),
-    }
 }
 
 // === impl Frames ===
