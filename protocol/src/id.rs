@@ -43,6 +43,13 @@ impl WorkspaceId {
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
     }
+
+    /// The text form, for writers that append bytes.
+    pub fn to_ascii(&self) -> [u8; 39] {
+        let mut text = *b"ws-00000000-0000-0000-0000-000000000000";
+        self.0.as_hyphenated().encode_lower(&mut text[3..]);
+        text
+    }
 }
 
 impl fmt::Display for WorkspaceId {
@@ -77,6 +84,11 @@ impl AgentId {
     /// The UUID.
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
+    }
+
+    /// The text form, for writers that append bytes.
+    pub fn to_ascii(&self) -> [u8; 36] {
+        hyphenated(&self.0)
     }
 }
 
@@ -113,15 +125,28 @@ impl EventId {
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0.0.to_be_bytes()
     }
+
+    /// The text form, for writers that append bytes.
+    pub fn to_ascii(&self) -> [u8; 30] {
+        let mut text = *b"evt_00000000000000000000000000";
+        // 48 bits of time in 10 digits, 80 random bits in 16, each of five bits.
+        let value = self.0.0;
+        let groups = [(value >> 80) as u64, (value >> 40) as u64, value as u64];
+        let (time, random) = text[4..].split_at_mut(10);
+        let (high, low) = random.split_at_mut(8);
+        for (digits, mut group) in [time, high, low].into_iter().zip(groups) {
+            for digit in digits.iter_mut().rev() {
+                *digit = CROCKFORD[(group & 31) as usize];
+                group >>= 5;
+            }
+        }
+        text
+    }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut buffer = [0; ulid::ULID_LEN];
-        let text = self.0.array_to_str(&mut buffer);
-        text.make_ascii_lowercase();
-        f.write_str("evt_")?;
-        f.write_str(text)
+        f.write_str(&String::from_utf8_lossy(&self.to_ascii()))
     }
 }
 
@@ -149,6 +174,11 @@ impl ActionId {
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0.into_bytes()
     }
+
+    /// The text form, for writers that append bytes.
+    pub fn to_ascii(&self) -> [u8; 36] {
+        hyphenated(&self.0)
+    }
 }
 
 impl fmt::Display for ActionId {
@@ -174,6 +204,15 @@ impl IdError {
         let shown = text.chars().take(64).collect();
         Self { text: shown, expected }
     }
+}
+
+/// The digits of a ULID (Crockford's base 32), in lower case.
+const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+fn hyphenated(uuid: &Uuid) -> [u8; 36] {
+    let mut text = [0; 36];
+    uuid.as_hyphenated().encode_lower(&mut text);
+    text
 }
 
 /// A UUID in its one canonical form; `uuid` itself also reads braces, URNs and upper case.
@@ -219,8 +258,14 @@ mod tests {
         let event = EventId::from_parts(1_763_000_000_000, 42);
         assert_eq!(event.to_string().parse::<EventId>().unwrap(), event);
         assert!(event.to_string().starts_with("evt_01"));
+        let full = EventId::from_parts((1 << 48) - 1, u128::MAX);
+        assert_eq!(full.to_string(), format!("evt_{}", full.0.to_string().to_lowercase()));
         let agent = AgentId::of_name(workspace, "langchain-research-agent");
         assert_eq!(agent.to_string().parse::<AgentId>().unwrap(), agent);
+        assert_eq!(agent.to_string().as_bytes(), agent.to_ascii());
+        assert_eq!(workspace.to_string().as_bytes(), workspace.to_ascii());
+        let action = ActionId::from_bytes([0x5a; 16]);
+        assert_eq!(action.to_string().as_bytes(), action.to_ascii());
     }
 
     #[test]

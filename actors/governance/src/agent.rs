@@ -2,12 +2,15 @@
 
 mod load;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
-use aa_ledger::{ActionSummary, Draft, Kind, PolicyRef, Stream};
-use aa_policy::{AgentPolicies, Facts, Outcome, RateFacts, Unmetered, decide};
+use aa_ledger::{ActionSummary, Draft, Kind, Stream};
+use aa_policy::{AgentPolicies, Facts, Judgement, RateFacts, Unmetered, judge};
 use aa_protocol::{
-    Action, ActionId, AgentFacts, AgentId, Decision, EventId, NanoUsd, Timestamp, WorkspaceId,
+    Action, ActionId, AgentFacts, AgentId, EventId, NanoUsd, Timestamp, WorkspaceId,
 };
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journal::LogEntry};
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use bytes::Bytes;
 use crate::{
     agent_record::{AgentRecord, Suspension},
     chain::Chain,
+    decided::Decided,
     keys,
     notice::Notice,
     policy_board::PolicyCell,
@@ -37,8 +41,8 @@ pub struct AgentKeyId {
 pub enum AgentMessage {
     /// Registers the agent, or a further key of it.
     Register(Registration, Reply<AgentFacts>),
-    /// Decides an action.
-    Check(Request, Reply<Result<Answer, NotRegistered>>),
+    /// Decides actions, in their order.
+    Check(Vec<Check>),
     /// Records an event.
     Record(Report, Reply<Result<EventId, NotRegistered>>),
     /// Records that something the agent sent was refused at the edge.
@@ -58,6 +62,15 @@ pub struct Registration {
     pub actor: String,
 }
 
+/// An action with the way back for its decision.
+#[derive(Debug)]
+pub struct Check {
+    /// What is to be decided.
+    pub request: Request,
+    /// Answered once the decision is durable.
+    pub reply: Reply<Result<Answer, NotRegistered>>,
+}
+
 /// An action to be decided.
 #[derive(Debug)]
 pub struct Request {
@@ -75,7 +88,7 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The decision.
-    pub decision: Arc<Decision>,
+    pub decision: Decided,
     /// Its audit entry.
     pub event: EventId,
     /// Microseconds from receipt to decision.
@@ -136,6 +149,9 @@ pub struct AgentActor {
     recent: RecentActions,
     rates: Rates,
     policies: View,
+    /// Actions that came in one message and are still to be decided. Kept here and not on the stack, so
+    /// that one that makes the actor panic takes none of the others with it.
+    waiting: VecDeque<Check>,
 }
 
 /// The rate windows by tool.
@@ -178,7 +194,12 @@ impl Entity for AgentActor {
     async fn handle(&mut self, message: AgentMessage) -> Flow {
         let now = self.services.clock.now();
         match message {
-            AgentMessage::Check(request, reply) => self.check(request, now, reply),
+            AgentMessage::Check(checks) => {
+                self.waiting.extend(checks);
+                while let Some(check) = self.waiting.pop_front() {
+                    self.check(check, now);
+                }
+            }
             AgentMessage::Record(report, reply) => self.record_event(&report, now, reply),
             AgentMessage::Refuse(refusal, reply) => self.refuse(&refusal, now, reply),
             AgentMessage::Register(registration, reply) => {
@@ -192,20 +213,17 @@ impl Entity for AgentActor {
 
 impl AgentActor {
     /// The way of every decision: repeat, decide, seal, journal. Nothing here waits.
-    fn check(
-        &mut self,
-        request: Request,
-        now: Timestamp,
-        reply: Reply<Result<Answer, NotRegistered>>,
-    ) {
+    fn check(&mut self, check: Check, now: Timestamp) {
+        let Check { request, reply } = check;
         if let Some(position) = self.recent.position(ActionKey::Check(request.id)) {
             self.answer_again(position, reply);
             return;
         }
-        let Some(outcome) = self.decide(&request.action, now) else {
+        let Some(judgement) = self.judge(&request.action, now) else {
             reply.send(Ok(Err(NotRegistered(self.id.agent))));
             return;
         };
+        let outcome = judgement.outcome();
         let latency_us = now.since(request.received).as_micros() as u64;
 
         let mut writes = Writes::new();
@@ -216,21 +234,16 @@ impl AgentActor {
         }
         let event = self.services.entropy.event_id(now);
         let summary = ActionSummary::of(&request.action, request.id, &outcome.decision.findings);
-        let applied = ledger_refs(&outcome);
-        let entry = self.seal(&Draft {
-            id: event,
-            time: now,
+        let draft = Draft {
             kind: Kind::Decision,
             action: Some(&summary),
-            decision: Some(&outcome.decision),
-            policies: &applied,
             latency_us: Some(latency_us),
             trace: request.trace,
             ..self.draft(event, now)
-        });
+        };
+        let entry = self.chain.seal_decision(&draft, &judgement, &self.services.mac_key());
         self.services.metrics.count_decision(outcome.decision.verdict);
-        let answer =
-            Answer { decision: Arc::new(outcome.decision), event, latency_us, repeated: false };
+        let answer = Answer { decision: judgement.into(), event, latency_us, repeated: false };
         let done = Reply::new(move |committed: Result<(), Fault>| {
             reply.send(committed.map(|()| Ok(answer)));
         });
@@ -240,7 +253,7 @@ impl AgentActor {
     }
 
     /// Decides by the snapshot in force; `None` when the agent is not registered.
-    fn decide(&mut self, action: &Action, now: Timestamp) -> Option<Outcome> {
+    fn judge(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
         let record = self.record.as_ref()?;
         let policies = self.policies.in_force(&record.facts);
         let rates = RatesAt { rates: &self.rates, now };
@@ -255,7 +268,7 @@ impl AgentActor {
             budgets: &Unmetered,
             cost: NanoUsd::ZERO,
         };
-        Some(decide(policies, &facts, action, now))
+        Some(judge(policies, &facts, action, now))
     }
 
     fn count_call(&mut self, tool: &str, now: Timestamp) -> (Bytes, Bytes) {
@@ -280,12 +293,12 @@ impl AgentActor {
             return;
         }
         // Only to learn which names hold sensitive text: nothing is decided after the fact.
-        let Some(Outcome { decision, .. }) = self.decide(&report.action, now) else {
+        let Some(judgement) = self.judge(&report.action, now) else {
             reply.send(Ok(Err(NotRegistered(self.id.agent))));
             return;
         };
-        let findings = decision.findings;
-        let summary = ActionSummary::of(&report.action, report.id, &findings);
+        let findings = &judgement.outcome().decision.findings;
+        let summary = ActionSummary::of(&report.action, report.id, findings);
         let duration = report.duration_us.to_string();
         let occurred = report.occurred_at.map(|time| time.to_string());
         let mut detail = vec![("duration_us", duration.as_str()), ("outcome", report.outcome)];
@@ -401,7 +414,7 @@ impl AgentActor {
         self.read_again(position, reply, |entry| {
             let decision = entry.decision()?;
             Some(Ok(Answer {
-                decision: Arc::new(decision),
+                decision: decision.into(),
                 event: entry.id,
                 latency_us: entry.latency_us.unwrap_or_default(),
                 repeated: true,
@@ -475,17 +488,6 @@ impl AgentActor {
         let key = keys::agent(self.id.workspace, self.id.agent);
         (key, crate::stored::encode(record))
     }
-}
-
-/// The documents of an outcome as the ledger names them.
-pub(crate) fn ledger_refs(outcome: &Outcome) -> Vec<PolicyRef> {
-    let applied = outcome.applied.iter();
-    applied
-        .map(|applied| PolicyRef {
-            name: applied.name.to_string(),
-            revision: applied.revision.unwrap_or_default(),
-        })
-        .collect()
 }
 
 /// The rates as of one moment.

@@ -1,12 +1,13 @@
 //! The one way to write an audit entry.
 
 use aa_ledger::{ChainHead, Draft, Hash, MacKey, Stream};
+use aa_policy::Judgement;
 use aa_protocol::WorkspaceId;
 use aa_runtime::{Journal, LogTail, journal::LogEntry};
 use aa_store::{StoreError, Transaction};
 use bytes::Bytes;
 
-use crate::keys;
+use crate::{decided::seal_judgement, keys};
 
 /// The end of one stream, held by the stream's only writer.
 #[derive(Debug)]
@@ -31,6 +32,9 @@ pub enum ChainError {
 
 /// The position before the first entry of a stream.
 pub const NOWHERE: u64 = u64::MAX;
+
+/// Room for a common entry: a larger one grows it, and the rest of a smaller one is given back.
+const ENTRY_BYTES: usize = 1_024;
 
 /// Stored in front of every entry: the position of the stream's entry before it, big-endian.
 const LINK: usize = 8;
@@ -66,9 +70,25 @@ impl Chain {
     /// Seals an entry to the end of the chain, for the journal to append. Its position must be told to
     /// [`Chain::placed`] before the next one.
     pub fn seal(&mut self, draft: &Draft<'_>, key: &MacKey) -> LogEntry {
-        let mut bytes = Vec::with_capacity(640);
+        self.append_line(|head, bytes| {
+            aa_ledger::seal(draft, head, key, bytes);
+        })
+    }
+
+    /// Seals the entry of a decision, which the draft leaves out.
+    pub fn seal_decision(
+        &mut self,
+        draft: &Draft<'_>,
+        judgement: &Judgement,
+        key: &MacKey,
+    ) -> LogEntry {
+        self.append_line(|head, bytes| seal_judgement(draft, judgement, head, key, bytes))
+    }
+
+    fn append_line(&mut self, seal: impl FnOnce(&mut ChainHead, &mut Vec<u8>)) -> LogEntry {
+        let mut bytes = Vec::with_capacity(ENTRY_BYTES);
         bytes.extend_from_slice(&self.position.to_be_bytes());
-        aa_ledger::seal(draft, &mut self.head, key, &mut bytes);
+        seal(&mut self.head, &mut bytes);
         let mut head = Vec::with_capacity(48);
         head.extend_from_slice(&NOWHERE.to_be_bytes());
         head.extend_from_slice(&self.head.sequence.to_be_bytes());

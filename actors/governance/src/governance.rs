@@ -10,8 +10,8 @@ use tokio::sync::broadcast;
 
 use crate::{
     agent::{
-        AgentActor, AgentKeyId, AgentMessage, Answer, NotRegistered, Refusal, Registration, Report,
-        Request, StatusChange,
+        AgentActor, AgentKeyId, AgentMessage, Answer, Check, NotRegistered, Refusal, Registration,
+        Report, Request, StatusChange,
     },
     agent_record::AgentRecord,
     api_key::{ApiKey, KeyRecord, MAX_KEYS_EVER},
@@ -233,7 +233,13 @@ impl Governance {
         request: Request,
         reply: Reply<Result<Answer, NotRegistered>>,
     ) {
-        self.send_or_answer(id, AgentMessage::Check(request, reply));
+        self.check_all(id, vec![Check { request, reply }]);
+    }
+
+    /// Sends actions of one agent to its actor, as one message: what every action costs on the way there
+    /// is paid once for all.
+    pub fn check_all(&self, id: &AgentKeyId, checks: Vec<Check>) {
+        self.send_or_answer(id, AgentMessage::Check(checks));
     }
 
     /// Sends an event to its agent's actor. The reply comes once the entry is durable.
@@ -573,7 +579,9 @@ impl Governance {
     fn send_or_answer(&self, id: &AgentKeyId, message: AgentMessage) {
         let Err((fault, message)) = self.agents.send(id, message) else { return };
         match message {
-            AgentMessage::Check(_, reply) => reply.send(Err(fault)),
+            AgentMessage::Check(checks) => {
+                checks.into_iter().for_each(|check| check.reply.send(Err(fault.clone())));
+            }
             AgentMessage::Record(_, reply) => reply.send(Err(fault)),
             AgentMessage::Refuse(_, reply) => reply.send(Err(fault)),
             AgentMessage::Register(_, reply) => reply.send(Err(fault)),

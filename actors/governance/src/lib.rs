@@ -12,6 +12,7 @@ pub mod agent_record;
 pub mod api_key;
 pub mod audit;
 pub mod chain;
+pub mod decided;
 pub mod governance;
 pub mod keys;
 pub mod metrics;

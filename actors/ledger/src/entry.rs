@@ -1,6 +1,7 @@
 //! One line of the ledger: what is sealed, and what is read back.
 
 mod encode;
+mod escape;
 mod parse;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -10,8 +11,8 @@ use aa_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::encode::seal;
-pub(crate) use self::encode::write_string;
+pub use self::encode::{seal, seal_rendered};
+pub(crate) use self::escape::write_string;
 use crate::{Hash, format::KINDS, summary::ActionSummary};
 
 /// What an entry records.
@@ -69,6 +70,17 @@ pub struct PolicyRef {
     pub name: String,
     /// The revision the workspace gave it.
     pub revision: u64,
+}
+
+/// A decision that many actions get, rendered once for the entries of all.
+#[derive(Clone, Debug)]
+pub struct RenderedDecision {
+    decision: Decision,
+    policies: Vec<PolicyRef>,
+    /// The members `verdict` to `policies` as they are near the beginning of a line.
+    text: Vec<u8>,
+    /// Whether they had to leave something out.
+    cut: bool,
 }
 
 /// An entry before it has its place in a chain. Texts longer than the format's bounds are cut when it is

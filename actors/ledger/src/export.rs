@@ -1,11 +1,12 @@
 //! Writing an export: JSON Lines from a header to the signed checkpoint.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write},
 };
 
 use aa_protocol::WorkspaceId;
+use memchr::memchr;
 
 use crate::{
     Checkpoint, Hash, VerifierKey,
@@ -17,14 +18,26 @@ use crate::{
 pub struct ExportWriter<W> {
     out: W,
     workspace: WorkspaceId,
+    /// What stands between the id and the stream of its entries.
+    expected: String,
     note: String,
     first: u64,
     size: u64,
     entries: u64,
     /// The last entry of each stream; `None` once there are more than [`MAX_HEADS`].
-    heads: Option<BTreeMap<String, Hash>>,
+    heads: Option<HashMap<String, Head>>,
     buffer: Vec<u8>,
 }
+
+/// The last entry of a stream so far. Only the last of all is hashed; till then the line is kept, which
+/// costs a tenth of hashing it, unless it is so long that thousands of its kind were a burden.
+enum Head {
+    Line(Vec<u8>),
+    Hashed(Hash),
+}
+
+/// The longest line that is kept.
+const MAX_KEPT_LINE: usize = 4 << 10;
 
 /// Why an export was not written.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +104,10 @@ impl<W: Write> ExportWriter<W> {
         write_string(&key.to_string(), &mut buffer);
         writeln!(buffer, ",\"time\":\"{time}\"}}")?;
         out.write_all(&buffer)?;
-        let heads = Some(BTreeMap::new());
+        let heads = Some(HashMap::new());
         let note = note.to_owned();
-        Ok(Self { out, workspace, note, first, size, entries: 0, heads, buffer })
+        let expected = format!(",\"workspace\":\"{workspace}\",\"stream\":\"");
+        Ok(Self { out, workspace, expected, note, first, size, entries: 0, heads, buffer })
     }
 
     /// Writes the next entry: its stored line, without line feed.
@@ -107,24 +121,33 @@ impl<W: Write> ExportWriter<W> {
             return Err(ExportError::Count { expected, written: self.entries + 1 });
         }
         let foreign = ExportError::Entry { index, workspace: self.workspace };
-        let bounded = line.len() <= MAX_ENTRY_BYTES && !line.contains(&b'\n');
-        let Some(stream) = stream_of(line, self.workspace).filter(|_| bounded) else {
+        let bounded = line.len() <= MAX_ENTRY_BYTES && memchr(b'\n', line).is_none();
+        let text = std::str::from_utf8(line).ok().filter(|_| bounded);
+        let Some(stream) = text.and_then(|line| self.stream_of(line)) else {
             return Err(foreign);
         };
         if let Some(heads) = &mut self.heads {
-            let hash = Hash::of_leaf(line);
             if let Some(head) = heads.get_mut(stream) {
-                *head = hash;
+                head.replace(line);
             } else if heads.len() < MAX_HEADS {
-                heads.insert(stream.to_owned(), hash);
+                heads.insert(stream.to_owned(), Head::of(line));
             } else {
                 self.heads = None;
             }
         }
-        self.out.write_all(line)?;
-        self.out.write_all(b"\n")?;
+        self.buffer.clear();
+        self.buffer.extend_from_slice(line);
+        self.buffer.push(b'\n');
+        self.out.write_all(&self.buffer)?;
         self.entries += 1;
         Ok(())
+    }
+
+    /// The stream of an entry of this workspace; canonical lines hold it at a fixed place.
+    fn stream_of<'l>(&self, line: &'l str) -> Option<&'l str> {
+        let (_, rest) = line.strip_prefix("{\"v\":1,\"id\":\"")?.split_once('"')?;
+        let rest = rest.strip_prefix(self.expected.as_str())?;
+        rest.split_once('"').map(|(stream, _)| stream)
     }
 
     /// Writes the closing line, flushes and gives the output back.
@@ -141,6 +164,8 @@ impl<W: Write> ExportWriter<W> {
         write_string(&self.note, &mut self.buffer);
         write!(self.buffer, ",\"entries\":{}", self.entries)?;
         if let Some(heads) = &self.heads {
+            let heads: BTreeMap<_, _> =
+                heads.iter().map(|(stream, head)| (stream, head.hash())).collect();
             let heads: Vec<_> =
                 heads.iter().map(|(stream, hash)| format!("\"{stream}\":\"{hash}\"")).collect();
             write!(self.buffer, ",\"heads\":{{{}}}", heads.join(","))?;
@@ -152,11 +177,28 @@ impl<W: Write> ExportWriter<W> {
     }
 }
 
-/// The stream of an entry of `workspace`; canonical lines hold it at a fixed place.
-fn stream_of(line: &[u8], workspace: WorkspaceId) -> Option<&str> {
-    let line = std::str::from_utf8(line).ok()?;
-    let (_, rest) = line.strip_prefix("{\"v\":1,\"id\":\"")?.split_once('"')?;
-    let (found, rest) = rest.strip_prefix(",\"workspace\":\"")?.split_once('"')?;
-    let (stream, _) = rest.strip_prefix(",\"stream\":\"")?.split_once('"')?;
-    found.parse().is_ok_and(|found: WorkspaceId| found == workspace).then_some(stream)
+// === impl Head ===
+
+impl Head {
+    fn of(line: &[u8]) -> Self {
+        let kept = line.len() <= MAX_KEPT_LINE;
+        if kept { Self::Line(line.to_vec()) } else { Self::Hashed(Hash::of_leaf(line)) }
+    }
+
+    fn replace(&mut self, line: &[u8]) {
+        match self {
+            Self::Line(kept) if line.len() <= MAX_KEPT_LINE => {
+                kept.clear();
+                kept.extend_from_slice(line);
+            }
+            Self::Line(_) | Self::Hashed(_) => *self = Self::of(line),
+        }
+    }
+
+    fn hash(&self) -> Hash {
+        match self {
+            Self::Line(line) => Hash::of_leaf(line),
+            Self::Hashed(hash) => *hash,
+        }
+    }
 }

@@ -11,6 +11,9 @@ use crate::format::{LEAF_PREFIX, NODE_PREFIX};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; 32]);
 
+/// The hash of a leaf whose bytes come piece by piece.
+pub(crate) struct LeafHasher(Sha256);
+
 /// A text that is not 64 lower-case hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a hash (64 lower-case hex digits)")]
@@ -34,10 +37,9 @@ impl Hash {
 
     /// The hash of a leaf, SHA-256(0x00 ‖ data) (RFC 6962 §2.1).
     pub fn of_leaf(data: &[u8]) -> Self {
-        let mut digest = Sha256::new();
-        digest.update([LEAF_PREFIX]);
-        digest.update(data);
-        Self(digest.finalize().into())
+        let mut leaf = LeafHasher::new();
+        leaf.update(data);
+        leaf.finish()
     }
 
     /// The hash of an inner node, SHA-256(0x01 ‖ left ‖ right) (RFC 6962 §2.1).
@@ -58,16 +60,46 @@ impl Hash {
     }
 }
 
-/// Appends lower-case hex.
-pub(crate) fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let start = out.len();
-    out.resize(start + 2 * bytes.len(), 0);
-    for (pair, byte) in out[start..].chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0x0f)];
+// === impl LeafHasher ===
+
+impl LeafHasher {
+    pub(crate) fn new() -> Self {
+        let mut digest = Sha256::new();
+        digest.update([LEAF_PREFIX]);
+        Self(digest)
+    }
+
+    #[inline]
+    pub(crate) fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    pub(crate) fn finish(self) -> Hash {
+        Hash(self.0.finalize().into())
     }
 }
+
+/// Appends lower-case hex.
+#[inline]
+pub(crate) fn write_hex<const N: usize>(bytes: &[u8; N], out: &mut Vec<u8>) {
+    let mut text = [[0; 2]; N];
+    for (pair, byte) in text.iter_mut().zip(bytes) {
+        *pair = PAIRS[usize::from(*byte)];
+    }
+    out.extend_from_slice(text.as_flattened());
+}
+
+/// The two digits of every byte.
+static PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0x0f]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Reads exactly `N` bytes of lower-case hex.
 pub(crate) fn read_hex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -19,6 +19,7 @@ pub mod entry;
 pub mod export;
 pub mod format;
 pub mod hash;
+mod json_size;
 pub mod mac;
 pub mod note;
 pub mod proof;
@@ -29,7 +30,10 @@ pub mod verify;
 
 pub use cef::write_cef;
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use entry::{ChainHead, Draft, Entry, EntryError, Kind, PolicyRef, Stream, seal};
+pub use entry::{
+    ChainHead, Draft, Entry, EntryError, Kind, PolicyRef, RenderedDecision, Stream, seal,
+    seal_rendered,
+};
 pub use export::{ExportError, ExportWriter};
 pub use hash::{Hash, HashError};
 pub use mac::{MacKey, MacKeyError};

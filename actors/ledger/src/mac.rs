@@ -6,7 +6,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::{format::MAX_MAC_KEY_ID, hash::read_hex};
+use crate::{
+    format::MAX_MAC_KEY_ID,
+    hash::{LeafHasher, read_hex},
+};
 
 /// The fewest bytes of a secret: the output length of the hash (RFC 2104 §3).
 pub const MIN_SECRET_BYTES: usize = 32;
@@ -77,15 +80,30 @@ impl MacKey {
         else {
             return false;
         };
-        self.code(body).ct_eq(&code).into()
+        self.code_and_leaf(body).0.ct_eq(&code).into()
     }
 
-    /// The code of an entry of which `body` is all before `,"mac":`.
-    pub(crate) fn code(&self, body: &[u8]) -> [u8; 32] {
+    /// The code of an entry of which `body` is all before `,"mac":`, and the leaf hash of the entry, which
+    /// has taken in the body.
+    pub(crate) fn code_and_leaf(&self, body: &[u8]) -> ([u8; 32], LeafHasher) {
+        /// The block of SHA-256.
+        const BLOCK: usize = 64;
         let mut mac = self.keyed.clone();
-        mac.update(body);
+        let mut leaf = LeafHasher::new();
+        // Each step of a hash waits for the one before. Of two independent hashes that take a block in
+        // turn, the processor overlaps the steps; blocks that begin where the hash's own do are not
+        // copied, and the leaf's are one byte ahead by its prefix.
+        let (lead, rest) = body.split_at(body.len().min(BLOCK - 1));
+        leaf.update(lead);
+        let mut leaf_blocks = rest.chunks(BLOCK);
+        for block in body.chunks(BLOCK) {
+            mac.update(block);
+            if let Some(block) = leaf_blocks.next() {
+                leaf.update(block);
+            }
+        }
         mac.update(b"}");
-        mac.finalize().into_bytes().into()
+        (mac.finalize().into_bytes().into(), leaf)
     }
 }
 

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use aa_protocol::{Action, ActionId, ActionKind, Finding};
 use serde::{Deserialize, Serialize};
 
+use crate::json_size;
+
 /// The longest name that is kept, in characters; a longer one ends in `…`.
 pub const MAX_NAME_CHARS: usize = 256;
 /// What stands in place of a name in which sensitive text was found.
@@ -65,9 +67,6 @@ pub struct ActionSummary<'a> {
     pub output_tokens: Option<u64>,
 }
 
-/// Counts what is written and keeps none of it.
-struct ByteCount(u64);
-
 // === impl ActionSummary ===
 
 impl<'a> ActionSummary<'a> {
@@ -82,22 +81,22 @@ impl<'a> ActionSummary<'a> {
         match action {
             Action::ToolCall { tool, args } => {
                 summary.tool = name("/tool", tool);
-                summary.args_bytes = Some(json_bytes(args));
+                summary.args_bytes = Some(json_size::of_object(args));
             }
             Action::ToolResult { tool, content } => {
                 summary.tool = name("/tool", tool);
-                summary.content_bytes = Some(json_bytes(content));
+                summary.content_bytes = Some(json_size::of_value(content));
             }
             Action::LlmCall { model, host, messages, max_output_tokens } => {
                 summary.model = name("/model", model);
                 summary.host = host.as_deref().and_then(|host| name("/host", host));
                 summary.messages = messages.as_array().map(|messages| messages.len() as u64);
-                summary.messages_bytes = Some(json_bytes(messages));
+                summary.messages_bytes = Some(json_size::of_value(messages));
                 summary.max_output_tokens = *max_output_tokens;
             }
             Action::LlmResult { model, content, usage } => {
                 summary.model = name("/model", model);
-                summary.content_bytes = Some(json_bytes(content));
+                summary.content_bytes = Some(json_size::of_value(content));
                 summary.input_tokens = usage.map(|usage| usage.input_tokens);
                 summary.output_tokens = usage.map(|usage| usage.output_tokens);
             }
@@ -161,26 +160,6 @@ fn bounded(text: &str) -> Cow<'_, str> {
             cut.push('…');
             Cow::Owned(cut)
         }
-    }
-}
-
-fn json_bytes<T: Serialize>(value: &T) -> u64 {
-    let mut count = ByteCount(0);
-    // Values of JSON always serialise and the counter takes every write.
-    let _ = serde_json::to_writer(&mut count, value);
-    count.0
-}
-
-// === impl ByteCount ===
-
-impl std::io::Write for ByteCount {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -111,9 +111,13 @@ impl Budget {
         )
     }
 
-    /// The first limit that refuses an action of this cost.
-    pub(crate) fn exceeded(&self, spend: &Spend, cost: NanoUsd) -> Option<Exceeded<'_>> {
-        [Period::Day, Period::Month].into_iter().find_map(|period| {
+    /// Every limit that refuses an action of this cost.
+    pub(crate) fn exceeded(
+        &self,
+        spend: Spend,
+        cost: NanoUsd,
+    ) -> impl Iterator<Item = Exceeded<'_>> {
+        [Period::Day, Period::Month].into_iter().filter_map(move |period| {
             let (limit, site) = self.part(period).as_ref()?;
             let spent = spend.of(period);
             let passes = cost.0 > 0 && spent.checked_add(cost).is_none_or(|total| total > *limit);

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt};
 
+use foldhash::fast::RandomState;
+
 use crate::{
     diagnostic::{Diagnostic, DiagnosticCode, Report, nearest, quoted},
     policy::Site,
@@ -43,8 +45,8 @@ pub(crate) struct CapabilityList {
     /// Where the list itself stands.
     pub(crate) site: Site,
     plain: [Option<Box<Site>>; 6],
-    tools: HashMap<String, Site>,
-    models: HashMap<String, Site>,
+    tools: HashMap<String, Site, RandomState>,
+    models: HashMap<String, Site, RandomState>,
 }
 
 /// The first four words of a sentence about a shut-out capability.
@@ -155,6 +157,7 @@ impl CapabilityList {
             let path = item_path(path, index);
             match Capability::parse(text) {
                 Some(capability) => compiled.insert(capability, Site::new(&path, item.place)),
+                None if report.errors_are_full() => {}
                 None => report.error(unknown(text, &path, item)),
             }
         }

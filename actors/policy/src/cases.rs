@@ -94,8 +94,8 @@ const VERDICTS: [Verdict; 3] = [Verdict::Allow, Verdict::RequireApproval, Verdic
 pub fn parse(source: &[u8]) -> Result<Suite, Vec<Diagnostic>> {
     let mut report = Report::default();
     let suite = decode(source, &mut report).and_then(|text| {
-        let document = tree::parse(text, &mut report)?;
-        let suite = Reader { report: &mut report }.suite(&document);
+        let document = tree::parse(text, &mut report);
+        let suite = document.and_then(|document| Reader { report: &mut report }.suite(&document));
         report.finish(text);
         suite
     });

@@ -4,6 +4,7 @@
 //! no comprehension inside another, and at run time the size of what it would walk through.
 
 mod checker;
+mod program;
 mod signatures;
 mod subject;
 
@@ -21,6 +22,7 @@ use regex_automata::meta::Regex;
 pub(crate) use self::subject::Subject;
 use self::{
     checker::Checker,
+    program::Program,
     subject::{Resolver, Size},
 };
 use crate::{
@@ -36,6 +38,8 @@ pub(crate) struct Condition {
     /// The expression as written, for messages.
     pub(crate) text: String,
     expression: Expression,
+    /// The same, when it has only common parts.
+    program: Option<Program>,
     /// Compiled arguments of `matches`, bound as `@pattern0`, `@pattern1`, …
     patterns: Vec<Pattern>,
     nodes: usize,
@@ -125,6 +129,9 @@ impl Condition {
         report: &mut Report,
     ) -> Option<Self> {
         let text = node.text().filter(|text| !text.trim().is_empty())?;
+        if report.errors_are_full() {
+            return None;
+        }
         match Self::parse(text, site) {
             Ok(condition) => Some(condition),
             Err(faults) => {
@@ -154,6 +161,7 @@ impl Condition {
             by_level: None,
             site,
             text: text.to_owned(),
+            program: Program::compile(&expression),
             expression,
             nodes: checker.nodes,
             has_comprehension: checker.has_comprehension,
@@ -198,6 +206,12 @@ impl Condition {
         if self.work(subject) > MAX_WORK {
             return Err(ConditionFault::TooLarge);
         }
+        let plain = self.program.as_ref().and_then(|one| one.holds(subject, &self.patterns));
+        plain.map_or_else(|| self.evaluate_by_reference(subject), Ok)
+    }
+
+    /// By the evaluator that defines what a condition means.
+    fn evaluate_by_reference(&self, subject: &Subject<'_>) -> Result<bool, ConditionFault> {
         let resolver = Resolver { subject, patterns: &self.patterns };
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
         context.set_variable_resolver(&resolver);

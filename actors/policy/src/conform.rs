@@ -223,6 +223,9 @@ fn conform_amount(node: &Node, path: &str, report: &mut Report) {
 }
 
 fn unknown_key(member: &Member, section: &'static Section, path: &str, report: &mut Report) {
+    if report.warnings_are_full() {
+        return;
+    }
     let known = section.fields.iter().map(|field| field.key);
     let message = format!("the key {} is not known here and is ignored", quoted(&member.key));
     let mut warning = Diagnostic::new(DiagnosticCode::UnknownKey, path, member.place, message);

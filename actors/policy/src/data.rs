@@ -1,14 +1,14 @@
 //! `data`: sensitive patterns, and the search for them in an action.
 
-use std::sync::Arc;
-
 use aa_protocol::{Action, Finding, action::StringSite};
 
 use crate::{
+    decoded::Decoded,
     diagnostic::{Diagnostic, DiagnosticCode, Place, Report},
+    patterns::{Next, Patterns},
     policy::Site,
-    re2::{self, PatternError, Patterns},
-    set::Document,
+    re2::{self, PatternError},
+    set::{Applicable, Document},
     tree::{Node, item_path, member_path},
 };
 
@@ -42,12 +42,6 @@ const MAX_LAYERS: usize = 3;
 /// The fields of actions that messages quote.
 const QUOTED_FIELDS: [&str; 6] = ["tool", "model", "host", "path", "child", "argv"];
 
-/// A string with its JSON escapes resolved, and for each byte the byte of the original it came from.
-struct Decoded {
-    text: String,
-    origin: Vec<u32>,
-}
-
 // === impl SensitiveData ===
 
 impl SensitiveData {
@@ -66,15 +60,24 @@ impl SensitiveData {
             report.error(Diagnostic::new(DiagnosticCode::TooLong, path, member.place, message));
             return None;
         }
-        let mut texts = Vec::with_capacity(items.len());
+        let mut all = Vec::with_capacity(items.len());
         let mut sites = Vec::with_capacity(items.len());
         let mut failed = false;
+        let mut compiled_size = 0;
         for (index, item) in items.iter().enumerate() {
             let Some(text) = item.text() else { continue };
             let path = item_path(&path, index);
+            if report.errors_are_full() {
+                return None;
+            }
             match re2::compile(text) {
-                Ok(regex) => {
-                    if regex.is_match("") {
+                Ok(compiled) => {
+                    compiled_size += compiled.regex.memory_usage();
+                    if compiled_size > re2::MAX_COMPILED_ALL {
+                        report.error(pattern_error(&re2::too_large_together(), &path, item.place));
+                        return None;
+                    }
+                    if compiled.regex.is_match("") {
                         report.warning(
                             Diagnostic::new(
                                 DiagnosticCode::MatchesEverything,
@@ -85,7 +88,7 @@ impl SensitiveData {
                             .with_help("make it require at least one character"),
                         );
                     }
-                    texts.push(text);
+                    all.push(compiled);
                     sites.push(Site::new(&path, item.place));
                 }
                 Err(error) => {
@@ -95,10 +98,10 @@ impl SensitiveData {
                 }
             }
         }
-        if failed || texts.is_empty() {
+        if failed || all.is_empty() {
             return None;
         }
-        match Patterns::compile(&texts) {
+        match Patterns::new(all) {
             Ok(patterns) => Some(Self { patterns, sites }),
             Err(error) => {
                 report.error(pattern_error(&error, &path, member.place));
@@ -131,7 +134,7 @@ pub(crate) fn pattern_error(error: &PatternError, path: &str, place: Place) -> D
 
 impl Scan {
     /// Searches every string the action carries, keys too, with the patterns of the documents.
-    pub(crate) fn of(documents: &[Arc<Document>], action: &Action) -> Self {
+    pub(crate) fn of(documents: &Applicable<'_>, action: &Action) -> Self {
         let mut scan = Self::default();
         let armed: Vec<_> = documents
             .iter()
@@ -173,21 +176,18 @@ impl Scan {
         text: &str,
         decoded: Option<&Decoded>,
     ) {
-        if !data.patterns.is_match(text) {
-            return;
-        }
-        self.taint(site);
-        for (pattern, range) in data.patterns.matches(text) {
+        let mut is_tainted = false;
+        data.patterns.search(text, &mut |pattern, range| {
+            if !std::mem::replace(&mut is_tainted, true) {
+                self.taint(site);
+            }
             let hit = (index, pattern);
             let listed = self.hits.iter().filter(|(document, _)| *document == index).count();
             if listed < MAX_HITS && !self.hits.contains(&hit) {
                 self.hits.push(hit);
             }
             if self.findings.len() >= MAX_FINDINGS {
-                if listed >= MAX_HITS {
-                    return;
-                }
-                continue;
+                return if listed >= MAX_HITS { Next::Nothing } else { Next::Pattern };
             }
             let range = decoded.map_or(range.clone(), |decoded| decoded.original(range));
             let finding = Finding {
@@ -202,7 +202,8 @@ impl Scan {
             if !self.findings.contains(&finding) {
                 self.findings.push(finding);
             }
-        }
+            Next::Match
+        });
     }
 
     fn taint(&mut self, site: StringSite<'_>) {
@@ -212,119 +213,5 @@ impl Scan {
         {
             self.tainted.push(field);
         }
-    }
-}
-
-// === impl Decoded ===
-
-impl Decoded {
-    /// Resolves the escapes of JSON strings (RFC 8259, §7) wherever they stand, so that a JSON text inside a
-    /// string hides nothing. `None` when there are none. It needs no valid JSON around them: a scanner
-    /// that could be made to fail could be made to miss.
-    fn of(text: &str) -> Option<Self> {
-        if !text.contains('\\') || u32::try_from(text.len()).is_err() {
-            return None;
-        }
-        Self::resolve(text, |at| at as u32)
-    }
-
-    fn again(&self) -> Option<Self> {
-        if !self.text.contains('\\') {
-            return None;
-        }
-        Self::resolve(&self.text, |at| self.origin.get(at).copied().unwrap_or(u32::MAX))
-    }
-
-    fn resolve(text: &str, original: impl Fn(usize) -> u32) -> Option<Self> {
-        let mut decoded = Self {
-            text: String::with_capacity(text.len()),
-            origin: Vec::with_capacity(text.len() + 1),
-        };
-        let mut rest = text;
-        let mut changed = false;
-        while let Some(character) = rest.chars().next() {
-            let at = text.len() - rest.len();
-            let (value, width) = match escape(rest) {
-                Some(resolved) => {
-                    changed = true;
-                    resolved
-                }
-                None => (character, character.len_utf8()),
-            };
-            decoded.text.push(value);
-            decoded.origin.extend(std::iter::repeat_n(original(at), value.len_utf8()));
-            rest = &rest[width..];
-        }
-        decoded.origin.push(original(text.len()));
-        changed.then_some(decoded)
-    }
-
-    fn original(&self, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let of = |at: usize| self.origin.get(at).copied().unwrap_or_default() as usize;
-        of(range.start)..of(range.end)
-    }
-}
-
-/// The character that an escape at the start of `text` stands for, and the bytes it takes.
-fn escape(text: &str) -> Option<(char, usize)> {
-    let bytes = text.as_bytes();
-    if bytes.first() != Some(&b'\\') {
-        return None;
-    }
-    let simple = match bytes.get(1)? {
-        b'"' => '"',
-        b'\\' => '\\',
-        b'/' => '/',
-        b'b' => '\u{8}',
-        b'f' => '\u{c}',
-        b'n' => '\n',
-        b'r' => '\r',
-        b't' => '\t',
-        b'u' => return unicode_escape(bytes),
-        _ => return None,
-    };
-    Some((simple, 2))
-}
-
-fn unicode_escape(bytes: &[u8]) -> Option<(char, usize)> {
-    let unit = |bytes: &[u8]| {
-        let digits = bytes.get(2..6)?;
-        let hex = digits.iter().all(u8::is_ascii_hexdigit);
-        let digits =
-            std::str::from_utf8(digits).ok().filter(|_| hex && bytes.starts_with(b"\\u"))?;
-        u32::from_str_radix(digits, 16).ok()
-    };
-    let high = unit(bytes)?;
-    if let Some(character) = char::from_u32(high) {
-        return Some((character, 6));
-    }
-    let low = unit(&bytes[6..]).filter(|low| (0xdc00..0xe000).contains(low) && high < 0xdc00);
-    match low.and_then(|low| char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))) {
-        Some(character) => Some((character, 12)),
-        None => Some((char::REPLACEMENT_CHARACTER, 6)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escapes_resolve_and_point_back_to_where_they_stood() {
-        let text = r#"{"k":"\u0073k-\ud83d\ude00\"\ud800"}"#;
-        let decoded = Decoded::of(text).unwrap();
-        assert_eq!(decoded.text, "{\"k\":\"sk-😀\"\u{fffd}\"}");
-        let start = decoded.text.find("sk-").unwrap();
-        let range = decoded.original(start..start + 3);
-        assert_eq!(&text[range], r"\u0073k-");
-        assert!(Decoded::of("no escapes").is_none());
-        assert!(Decoded::of(r"\q \u12").is_none());
-    }
-
-    #[test]
-    fn a_second_layer_of_escapes_resolves_too() {
-        let decoded = Decoded::of(r#""{\"k\":\"\\u0073k\"}""#).unwrap().again().unwrap();
-        assert_eq!(decoded.text, r#""{"k":"sk"}""#);
-        assert_eq!(decoded.original(7..8), 10..17);
     }
 }

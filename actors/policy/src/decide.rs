@@ -8,6 +8,7 @@ use aa_protocol::{Action, ApprovalTerms, Decision, Reason, ReasonCode, Timestamp
 
 use self::wording::Wording;
 use crate::{
+    admission::{Admission, Admissions, Sites},
     budget::ActionOnExceed,
     capabilities::{Capability, Refusal},
     condition::{ConditionFault, Subject},
@@ -15,7 +16,7 @@ use crate::{
     facts::Facts,
     host::Host,
     policy::{Site, ToolRule},
-    set::{AgentPolicies, Document},
+    set::{AgentPolicies, Applicable, Document},
 };
 
 /// A decision, and what its caller has to keep of it.
@@ -39,18 +40,40 @@ pub struct PolicyRef {
     pub revision: Option<u64>,
 }
 
+/// A decision in the cheapest shape it can have.
+#[derive(Clone, Debug)]
+pub enum Judgement {
+    /// Every document admits the action. Decisions of the same reasons share one value, which is made
+    /// once per policy set.
+    Admitted(Arc<Admission>),
+    /// Denied, or put before a person.
+    Restrained(Outcome),
+}
+
 /// Decides one action.
 ///
 /// Pure: it reads no clock, takes no lock of its own, compiles nothing, and consumes nothing: counters are
 /// the caller's, who counts only what was allowed. Every document that applies is evaluated by itself
 /// and the most restrictive verdict wins, so the order of documents never matters. All violations are
 /// reported; the order of the checks below decides only which one is listed first.
+///
+/// It is [`judge()`] with an outcome that is the caller's own.
 pub fn decide(
     policies: &AgentPolicies,
     facts: &Facts<'_>,
     action: &Action,
     now: Timestamp,
 ) -> Outcome {
+    judge(policies, facts, action, now).into()
+}
+
+/// Decides one action as [`decide()`] does, and copies nothing for an action that is admitted.
+pub fn judge(
+    policies: &AgentPolicies,
+    facts: &Facts<'_>,
+    action: &Action,
+    now: Timestamp,
+) -> Judgement {
     let documents = policies.applicable(action);
     // First of all: what may be quoted in a reason depends on it.
     let scan = Scan::of(&documents, action);
@@ -78,11 +101,11 @@ pub fn decide(
     ladder.rate();
     ladder.approval();
     ladder.budget();
-    ladder.conclude(scan)
+    ladder.conclude(scan, policies.admissions())
 }
 
 struct Ladder<'l> {
-    documents: &'l [Arc<Document>],
+    documents: &'l Applicable<'l>,
     /// The entries of the called tool, each with its document.
     rules: &'l [(&'l Document, &'l str, &'l ToolRule)],
     /// The host that the action reaches: as written, and normalised where that is possible.
@@ -100,7 +123,7 @@ struct Ladder<'l> {
 
 impl<'l> Ladder<'l> {
     fn identity(&mut self) {
-        if self.documents.is_empty() {
+        if self.documents.len() == 0 {
             let message = "no policy applies to this agent, so nothing is allowed; apply one of scope global, org, team or agent";
             self.deny(Reason::undocumented(ReasonCode::NoApplicablePolicy, message));
         }
@@ -114,7 +137,7 @@ impl<'l> Ladder<'l> {
     }
 
     fn schedule(&mut self) {
-        for document in self.documents {
+        for document in self.documents.iter() {
             let Some(hours) = &document.policy.active_hours else { continue };
             if !hours.contains(self.now) {
                 let message = hours.sentence(self.now);
@@ -125,7 +148,7 @@ impl<'l> Ladder<'l> {
 
     fn capabilities(&mut self) {
         for capability in needed(self.action).into_iter().flatten() {
-            for document in self.documents {
+            for document in self.documents.iter() {
                 let Some(capabilities) = &document.policy.capabilities else { continue };
                 let (site, code, message) = match capabilities.refusal(capability) {
                     None => continue,
@@ -144,7 +167,7 @@ impl<'l> Ladder<'l> {
 
     fn network(&mut self) {
         let Some((written, host)) = self.host else { return };
-        for document in self.documents {
+        for document in self.documents.iter() {
             let Some(network) = &document.policy.network else { continue };
             let admitted = host.as_ref().and_then(|host| network.admits(host)).is_some();
             if !admitted {
@@ -207,36 +230,26 @@ impl<'l> Ladder<'l> {
     }
 
     fn budget(&mut self) {
-        for document in self.documents {
+        for document in self.documents.iter() {
             let Some(budget) = document.policy.budget() else { continue };
             let spend = self.facts.budgets.spend(document.policy.name());
-            let Some(exceeded) = budget.exceeded(&spend, self.facts.cost) else { continue };
-            let code = match budget.action() {
-                ActionOnExceed::Deny => ReasonCode::BudgetExceeded,
-                ActionOnExceed::Suspend => ReasonCode::BudgetSuspended,
-            };
-            let (_, reset) = budget.window(exceeded.period, self.now);
-            let message = wording::budget(&exceeded, self.facts.cost, code, reset);
-            self.deny_at(document, exceeded.site, code, message);
+            for exceeded in budget.exceeded(spend, self.facts.cost) {
+                let code = match budget.action() {
+                    ActionOnExceed::Deny => ReasonCode::BudgetExceeded,
+                    ActionOnExceed::Suspend => ReasonCode::BudgetSuspended,
+                };
+                let (_, reset) = budget.window(exceeded.period, self.now);
+                let message = wording::budget(&exceeded, self.facts.cost, code, reset);
+                self.deny_at(document, exceeded.site, code, message);
+            }
         }
     }
 
-    fn conclude(mut self, scan: Scan) -> Outcome {
+    fn conclude(self, scan: Scan, admissions: &Admissions) -> Judgement {
         if self.verdict == Verdict::Allow {
-            self.reasons = self.documents.iter().map(|document| self.admission(document)).collect();
+            let sites = Sites::of(self.documents, |document| self.admitting_site(document));
+            return Judgement::Admitted(admissions.get_or_make(&sites, || self.admission()));
         }
-        let is_allowed = self.verdict == Verdict::Allow;
-        let limits =
-            self.rules.iter().filter_map(|(.., rule)| Some(rule.limit_per_hour.as_ref()?.0));
-        let counted_limit = if is_allowed { limits.max() } else { None };
-        let applied = self
-            .documents
-            .iter()
-            .map(|document| PolicyRef {
-                name: document.policy.shared_name(),
-                revision: document.revision,
-            })
-            .collect();
         let decision = Decision {
             verdict: self.verdict,
             reasons: self.reasons,
@@ -244,11 +257,28 @@ impl<'l> Ladder<'l> {
             approval: self.approval.filter(|_| self.verdict == Verdict::RequireApproval),
             findings: scan.findings,
         };
-        Outcome { decision, applied, counted_limit }
+        let applied = self.documents.iter().map(PolicyRef::of).collect();
+        Judgement::Restrained(Outcome { decision, applied, counted_limit: None })
     }
 
-    /// Why a document that refuses nothing admits the action.
-    fn admission(&self, document: &Document) -> Reason {
+    /// Everything in it follows from the documents that apply and the entries that admit the action, so
+    /// that one admission serves all actions that these admit.
+    fn admission(&self) -> Admission {
+        let reasons = self.documents.iter().map(|document| self.admitting_reason(document));
+        let decision = Decision {
+            verdict: Verdict::Allow,
+            reasons: reasons.collect(),
+            approval: None,
+            findings: Vec::new(),
+        };
+        let limits =
+            self.rules.iter().filter_map(|(.., rule)| Some(rule.limit_per_hour.as_ref()?.0));
+        let applied = self.documents.iter().map(PolicyRef::of).collect();
+        Admission::new(Outcome { decision, applied, counted_limit: limits.max() })
+    }
+
+    /// The entry of a document that admits the action, where one names it.
+    fn admitting_site(&self, document: &'l Document) -> Option<&'l Site> {
         let policy = &document.policy;
         let site = match self.action {
             Action::ToolCall { tool, .. } => policy.tools.get(tool).map(|rule| &rule.site),
@@ -257,19 +287,23 @@ impl<'l> Ladder<'l> {
                 .as_ref()
                 .and_then(|(_, host)| policy.network.as_ref()?.admits(host.as_ref()?)),
         };
-        let site = site.or_else(|| {
+        site.or_else(|| {
             let allow = policy.capabilities.as_ref()?.allow.as_ref()?;
             needed(self.action).into_iter().flatten().find_map(|capability| allow.get(capability))
-        });
-        match site {
+        })
+    }
+
+    /// Why a document that refuses nothing admits the action.
+    fn admitting_reason(&self, document: &'l Document) -> Reason {
+        match self.admitting_site(document) {
             Some(site) => {
                 let message = "this entry admits the action".to_owned();
                 self.at(document, site, ReasonCode::Allowed, message)
             }
             None => Reason {
-                policy: Some(policy.name().to_owned()),
+                policy: Some(document.policy.name().to_owned()),
                 revision: document.revision,
-                version: policy.version().map(str::to_owned),
+                version: document.policy.version().map(str::to_owned),
                 ..Reason::undocumented(ReasonCode::Allowed, "nothing here restricts the action")
             },
         }
@@ -333,13 +367,12 @@ fn needed(action: &Action) -> [Option<Capability<'_>>; 2] {
 }
 
 fn tool_rules<'l>(
-    documents: &'l [Arc<Document>],
+    documents: &'l Applicable<'l>,
     action: &'l Action,
 ) -> Vec<(&'l Document, &'l str, &'l ToolRule)> {
     let Action::ToolCall { tool, .. } = action else { return Vec::new() };
-    let rule = |document: &'l Arc<Document>| {
-        Some((document.as_ref(), tool.as_str(), document.policy.tools.get(tool)?))
-    };
+    let rule =
+        |document: &'l Document| Some((document, tool.as_str(), document.policy.tools.get(tool)?));
     documents.iter().filter_map(rule).collect()
 }
 
@@ -350,6 +383,37 @@ fn remote_host(action: &Action) -> Option<&str> {
         _ => None,
     }
 }
+
+// === impl Judgement ===
+
+impl Judgement {
+    /// The outcome, wherever it lives.
+    pub fn outcome(&self) -> &Outcome {
+        match self {
+            Self::Admitted(admission) => admission.outcome(),
+            Self::Restrained(outcome) => outcome,
+        }
+    }
+}
+
+impl From<Judgement> for Outcome {
+    fn from(judgement: Judgement) -> Self {
+        match judgement {
+            Judgement::Admitted(admission) => admission.outcome().clone(),
+            Judgement::Restrained(outcome) => outcome,
+        }
+    }
+}
+
+// === impl PolicyRef ===
+
+impl PolicyRef {
+    fn of(document: &Document) -> Self {
+        Self { name: document.policy.shared_name(), revision: document.revision }
+    }
+}
+
+// === impl ConditionFault ===
 
 impl ConditionFault {
     const fn sentence(&self) -> &'static str {

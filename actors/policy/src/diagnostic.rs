@@ -234,6 +234,16 @@ impl Report {
         }
     }
 
+    /// Whether further errors would not be kept: then what only finds more of them can be left out.
+    pub(crate) fn errors_are_full(&self) -> bool {
+        self.errors.len() >= MAX_DIAGNOSTICS
+    }
+
+    /// Whether further warnings would not be kept.
+    pub(crate) fn warnings_are_full(&self) -> bool {
+        self.warnings.len() >= MAX_DIAGNOSTICS
+    }
+
     /// Sorts by position and copies each line of the source beside what was found on it.
     pub(crate) fn finish(&mut self, source: &str) {
         let lines: Vec<&str> = source.lines().collect();
@@ -257,6 +267,7 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     let bound = 2.min(word.len().saturating_sub(1));
     known
         .into_iter()
+        .filter(|candidate| candidate.chars().count().abs_diff(word.len()) <= bound)
         .map(|candidate| {
             let letters: Vec<char> = candidate.chars().flat_map(char::to_lowercase).collect();
             (edit_distance(&word, &letters), candidate)

@@ -6,8 +6,10 @@
 //! The path of a document: [`check()`] reads the source into a tree of positioned nodes (`tree`), walks it
 //! along the one table of fields (`shape`, `conform`), and compiles each section into a [`Policy`].
 //! Documents in force make a [`PolicySet`]; what can apply to one agent is its [`AgentPolicies`];
-//! [`decide()`] climbs one ladder of checks over them and returns an [`Outcome`].
+//! [`decide()`] climbs one ladder of checks over them and returns an [`Outcome`]; [`judge()`] is the same in a
+//! shape that copies nothing where nothing is refused.
 
+mod admission;
 pub mod approval;
 pub mod budget;
 pub mod capabilities;
@@ -17,11 +19,13 @@ mod condition;
 mod conform;
 mod data;
 mod decide;
+mod decoded;
 pub mod diagnostic;
 mod facts;
 pub mod host;
 mod lint;
 mod network;
+mod patterns;
 mod policy;
 mod re2;
 mod schedule;
@@ -32,9 +36,10 @@ mod shape;
 mod tree;
 
 pub use self::{
+    admission::Admission,
     budget::{ActionOnExceed, Budget, Period},
     check::{Checked, check},
-    decide::{Outcome, PolicyRef, decide},
+    decide::{Judgement, Outcome, PolicyRef, decide, judge},
     diagnostic::{Diagnostic, DiagnosticCode},
     facts::{BudgetFacts, Facts, RateFacts, Spend, Suspension, Unmetered},
     lint::{Lint, lint},

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aa_protocol::{ApprovalTerms, Reason, ReasonCode};
+use foldhash::fast::RandomState;
 
 use crate::{
     budget::Budget,
@@ -31,7 +32,7 @@ pub struct Policy {
     pub(crate) active_hours: Option<ActiveHours>,
     budget: Option<Budget>,
     pub(crate) data: Option<SensitiveData>,
-    pub(crate) tools: HashMap<String, ToolRule>,
+    pub(crate) tools: HashMap<String, ToolRule, RandomState>,
     pub(crate) capabilities: Option<Capabilities>,
     approval: ApprovalRule,
 }
@@ -198,7 +199,7 @@ fn compile_tools(
     path: &str,
     source: &str,
     report: &mut Report,
-) -> HashMap<String, ToolRule> {
+) -> HashMap<String, ToolRule, RandomState> {
     let members = rules.member("tools").map_or(&[][..], |member| member.node.members());
     members
         .iter()

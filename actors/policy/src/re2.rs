@@ -6,12 +6,15 @@
 //! what RE2 does not have is an error at its place. Source: RE2's `doc/syntax.txt`.
 
 use regex_automata::{meta, util::syntax};
+use regex_syntax::hir::Hir;
 
-/// Patterns searched together, in one pass.
+/// A pattern in all its forms.
 #[derive(Clone, Debug)]
-pub(crate) struct Patterns {
-    together: meta::Regex,
-    single: Vec<meta::Regex>,
+pub(crate) struct Compiled {
+    pub(crate) regex: meta::Regex,
+    /// In the dialect of `regex-automata`.
+    pub(crate) translated: String,
+    pub(crate) hir: Hir,
 }
 
 /// Why a text is no pattern.
@@ -29,10 +32,14 @@ const MAX_PATTERN: usize = 4_096;
 /// RE2's own bound on `x{n}`.
 const MAX_REPEAT: u32 = 1_000;
 const MAX_NESTING: u32 = 100;
-/// Bytes of compiled form, per pattern and for all patterns of a document.
+/// Bytes of compiled form: of one pattern, of one automaton for several, and of all that a document's
+/// patterns are compiled to.
 const MAX_COMPILED: usize = 1 << 20;
 const MAX_COMPILED_TOGETHER: usize = 16 << 20;
+pub(crate) const MAX_COMPILED_ALL: usize = 64 << 20;
+/// Bytes of automaton states that are kept between searches: of all patterns together, and of one.
 const CACHE: usize = 4 << 20;
+const CACHE_OF_ONE: usize = 1 << 20;
 
 struct Translator {
     source: Vec<char>,
@@ -47,6 +54,7 @@ fn config(compiled: usize) -> meta::Config {
         .nfa_size_limit(Some(compiled))
         .hybrid_cache_capacity(CACHE)
         .dfa(false)
+        .onepass(false)
         .utf8_empty(true)
 }
 
@@ -55,51 +63,43 @@ fn syntax_config() -> syntax::Config {
 }
 
 /// Compiles one pattern.
-pub(crate) fn compile(pattern: &str) -> Result<meta::Regex, PatternError> {
+pub(crate) fn compile(pattern: &str) -> Result<Compiled, PatternError> {
     let translator = translate(pattern)?;
-    meta::Builder::new()
-        .configure(config(MAX_COMPILED))
-        .syntax(syntax_config())
-        .build(&translator.out)
-        .map_err(|error| translator.restate(&error))
+    let hir = syntax::parse_with(&translator.out, &syntax_config())
+        .map_err(|error| translator.restate(&error))?;
+    let regex = meta::Builder::new()
+        .configure(config(MAX_COMPILED).hybrid_cache_capacity(CACHE_OF_ONE))
+        .build_from_hir(&hir)
+        .map_err(|error| PatternError {
+            too_large: error.size_limit().is_some(),
+            problem: match error.size_limit() {
+                Some(_) => "the compiled pattern passes the bound of 1 MiB".to_owned(),
+                None => error.to_string(),
+            },
+            offset: 0,
+        })?;
+    Ok(Compiled { regex, translated: translator.out, hir })
 }
 
-// === impl Patterns ===
+/// Compiles translated patterns to one automaton that tells whether any of them matches.
+pub(crate) fn compile_together(translated: &[String]) -> Result<meta::Regex, PatternError> {
+    meta::Builder::new()
+        .configure(config(MAX_COMPILED_TOGETHER))
+        .syntax(syntax_config())
+        .build_many(translated)
+        .map_err(|_| PatternError {
+            problem: "the patterns together pass the bound of 16 MiB compiled".to_owned(),
+            offset: 0,
+            too_large: true,
+        })
+}
 
-impl Patterns {
-    /// Joins patterns that each compile by themselves.
-    pub(crate) fn compile(patterns: &[&str]) -> Result<Self, PatternError> {
-        let single = patterns.iter().map(|pattern| compile(pattern)).collect::<Result<_, _>>()?;
-        let translated = patterns
-            .iter()
-            .map(|pattern| translate(pattern).map(|translator| translator.out))
-            .collect::<Result<Vec<_>, _>>()?;
-        let together = meta::Builder::new()
-            .configure(config(MAX_COMPILED_TOGETHER))
-            .syntax(syntax_config())
-            .build_many(&translated)
-            .map_err(|_| PatternError {
-                problem: "the patterns together pass the bound of 16 MiB compiled".to_owned(),
-                offset: 0,
-                too_large: true,
-            })?;
-        Ok(Self { together, single })
-    }
-
-    /// Whether any pattern matches.
-    pub(crate) fn is_match(&self, text: &str) -> bool {
-        self.together.is_match(text)
-    }
-
-    /// Every match as (pattern, byte range), by pattern and then by place.
-    pub(crate) fn matches<'t>(
-        &'t self,
-        text: &'t str,
-    ) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + 't {
-        self.single
-            .iter()
-            .enumerate()
-            .flat_map(move |(index, regex)| regex.find_iter(text).map(move |m| (index, m.range())))
+/// What is said of patterns whose compiled forms add up to more than [`MAX_COMPILED_ALL`].
+pub(crate) fn too_large_together() -> PatternError {
+    PatternError {
+        problem: "the patterns together pass the bound of 64 MiB compiled".to_owned(),
+        offset: 0,
+        too_large: true,
     }
 }
 
@@ -317,23 +317,37 @@ impl Translator {
                         self.at += 2;
                         self.unicode_class(letter, here)?;
                     }
-                    _ => {
-                        let character = self.literal_escape()?;
-                        self.push_in_class(character, here);
-                    }
+                    _ => self.range()?,
                 },
-                '-' if self.is_range_dash(here, first) => self.take(),
-                _ => {
-                    self.at += 1;
-                    self.push_in_class(character, here);
-                }
+                _ => self.range()?,
             }
         }
     }
 
-    /// Whether the dash at `at` stands between two characters, as a range.
-    fn is_range_dash(&self, at: usize, first: usize) -> bool {
-        at > first && self.source.get(at + 1).is_some_and(|next| *next != ']')
+    /// A character of a class, or the range that it begins.
+    fn range(&mut self) -> Result<(), PatternError> {
+        self.class_character()?;
+        let is_range = self.peek() == Some('-')
+            && self.source.get(self.at + 1).is_some_and(|next| *next != ']');
+        if is_range {
+            self.take();
+            self.class_character()?;
+        }
+        Ok(())
+    }
+
+    fn class_character(&mut self) -> Result<(), PatternError> {
+        let here = self.at;
+        let character = match self.peek() {
+            Some('\\') => self.literal_escape()?,
+            Some(character) => {
+                self.at += 1;
+                character
+            }
+            None => return self.fail(here, "this class is not closed"),
+        };
+        self.push_in_class(character, here);
+        Ok(())
     }
 
     fn posix_class(&mut self) -> Result<(), PatternError> {
@@ -343,10 +357,8 @@ impl Translator {
         ];
         let start = self.at;
         let rest: String = self.source[start..].iter().take(14).collect();
-        let Some(end) = rest.find(":]") else {
-            self.at += 1;
-            self.push_in_class('[', start);
-            return Ok(());
+        let Some(end) = rest[2..].find(":]").map(|end| end + 2) else {
+            return self.range();
         };
         let name = rest[2..end].trim_start_matches('^');
         if !NAMES.contains(&name) {
@@ -469,19 +481,15 @@ impl Translator {
         Err(PatternError { problem: problem.to_owned(), offset, too_large: false })
     }
 
-    fn restate(&self, error: &meta::BuildError) -> PatternError {
-        if error.size_limit().is_some() {
-            let problem = "the compiled pattern passes the bound of 1 MiB".to_owned();
-            return PatternError { problem, offset: 0, too_large: true };
-        }
-        let (problem, place) = match error.syntax_error() {
-            Some(regex_syntax::Error::Parse(error)) => {
+    fn restate(&self, error: &regex_syntax::Error) -> PatternError {
+        let (problem, place) = match error {
+            regex_syntax::Error::Parse(error) => {
                 (error.kind().to_string(), error.span().start.offset)
             }
-            Some(regex_syntax::Error::Translate(error)) => {
+            regex_syntax::Error::Translate(error) => {
                 (error.kind().to_string(), error.span().start.offset)
             }
-            _ => (error.to_string(), 0),
+            other => (other.to_string(), 0),
         };
         let character = self.out.get(..place).map_or(0, |before| before.chars().count());
         let offset = self.origin.get(character).copied().unwrap_or(self.source.len());
@@ -502,7 +510,7 @@ mod tests {
     use super::*;
 
     fn is_match(pattern: &str, text: &str) -> bool {
-        compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).is_match(text)
+        compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).regex.is_match(text)
     }
 
     #[test]
@@ -524,6 +532,8 @@ mod tests {
         assert!(is_match(r"^[a&&b]+$", "a&b"));
         assert!(is_match(r"^[]a]+$", "]a"));
         assert!(is_match(r"^[a-]+$", "a-") && is_match(r"^[+--]$", ","));
+        assert!(is_match(r"^[+--a]{4}$", "+,-a") && is_match(r"^[a-c--/x]{4}$", "b.-x"));
+        assert!(is_match(r"^[[:]$", ":") && is_match(r"^[[:]]$", ":]"));
         assert!(is_match(r"^\101\x41\x{1F600}\0$", "AA😀\0"));
         assert!(is_match(r"^\pL\p{Greek}\P{Greek}\p{^Greek}$", "xλaa"));
         assert!(is_match(r"^[[:alpha:]]{2}[[:^digit:]]$", "abc"));
@@ -554,6 +564,8 @@ mod tests {
             (r"a\y", 1),
             (r"\p{Nope}", 0),
             (r"[z-a]", 1),
+            (r"[+-\d]", 3),
+            (r"[A--a]", 1),
             (r"a{1001}", 1),
             (r"\u0041", 0),
         ] {
@@ -568,14 +580,5 @@ mod tests {
         assert!(compile(r"(\pL{1000}){1000}").unwrap_err().too_large);
         assert!(compile(&"a".repeat(5000)).unwrap_err().too_large);
         assert!(compile(&"(".repeat(2000)).is_err());
-    }
-
-    #[test]
-    fn every_pattern_reports_its_matches_where_they_are() {
-        let patterns = Patterns::compile(&[r"b+", r"é", r"z", r"bb"]).unwrap();
-        let text = "aébb b";
-        assert!(patterns.is_match(text));
-        let found: Vec<_> = patterns.matches(text).collect();
-        assert_eq!(found, [(0, 3..5), (0, 6..7), (1, 1..3), (3, 3..5)]);
     }
 }

@@ -1,10 +1,14 @@
 //! The documents of a workspace, indexed so that those which cannot apply cost nothing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aa_protocol::{Action, AgentFacts, AgentId};
+use foldhash::fast::RandomState;
 
-use crate::{policy::Policy, scope::Scope};
+use crate::{admission::Admissions, policy::Policy, scope::Scope};
 
 /// A document in force and the revision it has in its workspace.
 #[derive(Debug)]
@@ -23,8 +27,7 @@ pub struct PolicySet(Arc<Index>);
 /// facts change.
 #[derive(Clone, Debug)]
 pub struct AgentPolicies {
-    /// In name order.
-    wide: Arc<[Arc<Document>]>,
+    wide: Arc<Wide>,
     set: PolicySet,
 }
 
@@ -38,6 +41,21 @@ pub struct DuplicatePolicy {
 
 type Documents = Vec<Arc<Document>>;
 
+/// The documents of wider scope than `tool:` that cover an agent, and what is kept of decisions over them.
+#[derive(Debug, Default)]
+struct Wide {
+    /// In name order.
+    documents: Documents,
+    admissions: Admissions,
+}
+
+/// The scopes of an agent that have documents.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Covering {
+    org: Option<String>,
+    team: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Index {
     all: Documents,
@@ -45,13 +63,16 @@ struct Index {
     orgs: HashMap<String, Documents>,
     teams: HashMap<String, Documents>,
     agents: HashMap<AgentId, Documents>,
-    tools: HashMap<String, Documents>,
+    tools: HashMap<String, Documents, RandomState>,
+    /// Agents of the same scopes share what is made of them. At most one entry per organisation and team
+    /// with documents; locked when an agent takes up the set, never by a decision.
+    shared: Mutex<HashMap<Covering, Arc<Wide>>>,
 }
 
 /// The documents that apply to one action, in name order.
 pub(crate) enum Applicable<'s> {
     Wide(&'s [Arc<Document>]),
-    Merged(Documents),
+    Merged(Vec<&'s Document>),
 }
 
 // === impl PolicySet ===
@@ -111,13 +132,36 @@ impl PolicySet {
     /// What can apply to an agent. The cost is the number of those documents, whatever the size of the set.
     pub fn for_agent(&self, agent: &AgentFacts) -> AgentPolicies {
         let index = &self.0;
+        if index.agents.contains_key(&agent.id) {
+            let wide = Wide { documents: index.covering(agent), ..Wide::default() };
+            return AgentPolicies { wide: Arc::new(wide), set: self.clone() };
+        }
+        let with_documents = |name: &Option<String>, known: &HashMap<String, Documents>| {
+            name.as_ref().filter(|name| known.contains_key(*name)).cloned()
+        };
+        let covering = Covering {
+            org: with_documents(&agent.org, &index.orgs),
+            team: with_documents(&agent.team, &index.teams),
+        };
+        let mut shared = index.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let wide = shared.entry(covering).or_insert_with(|| {
+            Arc::new(Wide { documents: index.covering(agent), ..Wide::default() })
+        });
+        AgentPolicies { wide: Arc::clone(wide), set: self.clone() }
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    fn covering(&self, agent: &AgentFacts) -> Documents {
         let of = |list: Option<&Documents>| list.into_iter().flatten().cloned().collect::<Vec<_>>();
-        let mut wide = index.global.clone();
-        wide.extend(of(agent.org.as_ref().and_then(|org| index.orgs.get(org))));
-        wide.extend(of(agent.team.as_ref().and_then(|team| index.teams.get(team))));
-        wide.extend(of(index.agents.get(&agent.id)));
+        let mut wide = self.global.clone();
+        wide.extend(of(agent.org.as_ref().and_then(|org| self.orgs.get(org))));
+        wide.extend(of(agent.team.as_ref().and_then(|team| self.teams.get(team))));
+        wide.extend(of(self.agents.get(&agent.id)));
         wide.sort_by(|a, b| a.policy.name().cmp(b.policy.name()));
-        AgentPolicies { wide: wide.into(), set: self.clone() }
+        wide
     }
 }
 
@@ -126,30 +170,48 @@ impl PolicySet {
 impl AgentPolicies {
     /// The documents of wider scope than `tool:` that cover the agent, in name order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Document> {
-        self.wide.iter().map(Arc::as_ref)
+        self.wide.documents.iter().map(Arc::as_ref)
     }
 
     /// The documents that apply to an action. A `tool:` document only restricts, so without one of a
     /// wider scope there is none.
     pub(crate) fn applicable(&self, action: &Action) -> Applicable<'_> {
+        let wide = &self.wide.documents;
         let of_tool = match action {
-            Action::ToolCall { tool, .. } if !self.wide.is_empty() => self.set.0.tools.get(tool),
+            Action::ToolCall { tool, .. } if !wide.is_empty() && !self.set.0.tools.is_empty() => {
+                self.set.0.tools.get(tool)
+            }
             _ => None,
         };
-        let Some(of_tool) = of_tool else { return Applicable::Wide(&self.wide) };
-        let mut merged: Documents = self.wide.iter().chain(of_tool).cloned().collect();
+        let Some(of_tool) = of_tool else { return Applicable::Wide(wide) };
+        let mut merged: Vec<&Document> = wide.iter().chain(of_tool).map(Arc::as_ref).collect();
         merged.sort_by(|a, b| a.policy.name().cmp(b.policy.name()));
         Applicable::Merged(merged)
     }
+
+    pub(crate) fn admissions(&self) -> &Admissions {
+        &self.wide.admissions
+    }
 }
 
-impl std::ops::Deref for Applicable<'_> {
-    type Target = [Arc<Document>];
+// === impl Applicable ===
 
-    fn deref(&self) -> &[Arc<Document>] {
+impl<'s> Applicable<'s> {
+    pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Wide(documents) => documents,
-            Self::Merged(documents) => documents,
+            Self::Wide(documents) => documents.len(),
+            Self::Merged(documents) => documents.len(),
         }
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&'s Document> {
+        match self {
+            Self::Wide(documents) => documents.get(index).map(Arc::as_ref),
+            Self::Merged(documents) => documents.get(index).copied(),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'s Document> {
+        (0..self.len()).filter_map(|index| self.get(index))
     }
 }

@@ -45,11 +45,16 @@ pub(crate) struct Member {
 pub(crate) const MAX_SOURCE: usize = 1024 * 1024;
 const MAX_NODES: usize = 50_000;
 const MAX_DEPTH: usize = 32;
+/// The most bytes of text that aliases repeat.
+const MAX_REPEATED: usize = MAX_SOURCE;
+/// The most characters of a key that a path shows.
+const MAX_KEY: usize = 160;
 
 struct Builder<'s, 'r> {
     events: Parser<'s, StrInput<'s>>,
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
+    repeated: usize,
     path: String,
     report: &'r mut Report,
 }
@@ -66,8 +71,14 @@ pub(crate) fn parse(source: &str, report: &mut Report) -> Option<Node> {
         emit_comments: false,
     };
     let events = parser(source, options);
-    let mut builder =
-        Builder { events, anchors: HashMap::new(), nodes: 0, path: String::new(), report };
+    let mut builder = Builder {
+        events,
+        anchors: HashMap::new(),
+        nodes: 0,
+        repeated: 0,
+        path: String::new(),
+        report,
+    };
     builder.document().ok()
 }
 
@@ -75,8 +86,11 @@ fn parser(source: &str, options: Options) -> Parser<'_, StrInput<'_>> {
     Parser::new_from_str_with_options(source, options)
 }
 
-/// The path of a member of `path`.
+/// The path of a member of `path`. A key longer than any known one is cut, so that what stands under a
+/// long key does not each repeat it.
 pub(crate) fn member_path(path: &str, key: &str) -> String {
+    let cut = key.char_indices().nth(MAX_KEY).map(|(end, _)| format!("{}…", &key[..end]));
+    let key = cut.as_deref().unwrap_or(key);
     let plain =
         !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     match (path.is_empty(), plain) {
@@ -132,6 +146,18 @@ impl Node {
             Value::Text(value) => format!("the string {}", quoted(value)),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "an object".to_owned(),
+        }
+    }
+
+    /// Bytes of all texts and keys in it.
+    fn text_bytes(&self) -> usize {
+        match &self.value {
+            Value::Text(text) => text.len(),
+            Value::List(items) => items.iter().map(Self::text_bytes).sum(),
+            Value::Map(members) => {
+                members.iter().map(|member| member.key.len() + member.node.text_bytes()).sum()
+            }
+            Value::Null | Value::Boolean(_) | Value::Integer(_) | Value::Float(_) => 0,
         }
     }
 
@@ -273,12 +299,16 @@ impl<'s> Builder<'s, '_> {
                 (Value::Map(members), anchor, bytes.start..end, here)
             }
             Event::Alias(id) => {
-                let Some((node, size)) = self.anchors.get(&id).cloned() else {
+                let Some((node, size)) = self.anchors.get(&id) else {
                     return self
                         .too_complex(here, "an alias inside the value it stands for".into());
                 };
+                let (bytes, size) = (node.text_bytes(), *size);
+                self.repeat(bytes, here)?;
                 self.count(size, here)?;
-                return Ok((node, size));
+                // Cloned only now that it is known to fit.
+                let node = self.anchors.get(&id).map(|(node, _)| node.clone());
+                return node.map(|node| (node, size)).ok_or(Stop);
             }
             _ => return self.stop(DiagnosticCode::Syntax, here, "expected a value", None),
         };
@@ -382,6 +412,17 @@ impl<'s> Builder<'s, '_> {
             return self.too_complex(
                 here,
                 format!("more than {MAX_NODES} values, counting those that aliases repeat"),
+            );
+        }
+        Ok(())
+    }
+
+    fn repeat(&mut self, bytes: usize, here: Place) -> Result<(), Stop> {
+        self.repeated = self.repeated.saturating_add(bytes);
+        if self.repeated > MAX_REPEATED {
+            return self.too_complex(
+                here,
+                format!("aliases repeat more than {MAX_REPEATED} bytes (1 MiB) of text"),
             );
         }
         Ok(())
@@ -513,6 +554,15 @@ mod tests {
         }
         assert_eq!(read(&source), (None, vec![DiagnosticCode::TooComplex]));
         assert_eq!(read("a: &a [*a]").1, vec![DiagnosticCode::TooComplex]);
+    }
+
+    #[test]
+    fn a_long_text_that_aliases_repeat_is_an_error() {
+        let text = "x".repeat(10_000);
+        let repeated =
+            |times: usize| format!("a: &a {text}\nb: [{}]\n", vec!["*a"; times].join(","));
+        assert_eq!(read(&repeated(104)).1, []);
+        assert_eq!(read(&repeated(105)), (None, vec![DiagnosticCode::TooComplex]));
     }
 
     #[test]

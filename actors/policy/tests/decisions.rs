@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aa_policy::{
-    AgentPolicies, BudgetFacts, Facts, Outcome, Period, Policy, PolicySet, STARTER, Spend,
-    Suspension, check, decide,
+    AgentPolicies, BudgetFacts, Facts, Judgement, Outcome, Period, Policy, PolicySet, STARTER,
+    Spend, Suspension, check, decide, judge,
 };
 use aa_protocol::{Action, AgentFacts, NanoUsd, ReasonCode, Timestamp, Verdict};
 use serde_json::{Value, json};
@@ -704,6 +704,8 @@ fn a_budget_that_denies_refuses_actions_that_would_pass_it_and_lets_free_ones_pa
     assert_eq!(spend(rules, 9.0, 9.0, 1.0, None).decision.verdict, Verdict::Allow);
     assert_eq!(codes(&spend(rules, 9.0, 9.0, 1.000_000_001, None)), [ReasonCode::BudgetExceeded]);
     assert_eq!(codes(&spend(rules, 0.0, 99.5, 1.0, None)), [ReasonCode::BudgetExceeded]);
+    let both = spend(rules, 10.0, 100.0, 1.0, None);
+    assert_eq!(codes(&both), [ReasonCode::BudgetExceeded; 2], "each limit is a violation");
     assert_eq!(spend(rules, 10.0, 100.0, 0.0, None).decision.verdict, Verdict::Allow);
     assert_eq!(spend(rules, 50.0, 500.0, 0.0, None).decision.verdict, Verdict::Allow);
 }
@@ -740,4 +742,27 @@ fn budget_windows_are_calendar_days_and_months_of_the_zone() {
         window(Period::Month, "2026-12-31T23:00:00Z"),
         (at("2026-12-01T08:00:00Z"), at("2027-01-01T08:00:00Z"))
     );
+}
+
+// --- Admissions -----------------------------------------------------------------------------------
+
+#[test]
+fn what_the_same_entries_admit_shares_one_admission_with_what_was_derived_from_it() {
+    let documents =
+        set(&[("a", "tools: {git: {limit_per_hour: 9}}"), ("b", "scope: team:platform")]);
+    let agent = agent();
+    let admission = |action: &Action| {
+        let policies = documents.for_agent(&agent);
+        match judge(&policies, &Facts::of(&agent), action, NOON.parse().unwrap()) {
+            Judgement::Admitted(admission) => admission,
+            Judgement::Restrained(outcome) => panic!("{outcome:?}"),
+        }
+    };
+    let (ls, cat, git) = (admission(&call("ls")), admission(&call("cat")), admission(&call("git")));
+    assert!(Arc::ptr_eq(&ls, &cat), "no entry tells these tools apart");
+    assert!(!Arc::ptr_eq(&ls, &git));
+    assert_eq!((ls.outcome().counted_limit, git.outcome().counted_limit), (None, Some(9)));
+    assert_eq!(ls.annex(|outcome| outcome.applied.len()), Some(&2));
+    assert_eq!(cat.annex(|_| 7_usize), Some(&2), "made once");
+    assert_eq!(cat.annex(|_| "another type"), None);
 }

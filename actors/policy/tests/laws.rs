@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aa_policy::{Facts, Outcome, Policy, PolicySet, check, decide};
+use aa_policy::{Facts, Judgement, Outcome, Policy, PolicySet, check, decide, judge};
 use aa_protocol::{Action, AgentFacts, Timestamp, Verdict};
 use proptest::prelude::*;
 use serde_json::json;
@@ -137,6 +137,33 @@ proptest! {
         prop_assert_eq!(decision.approval.is_some(), decision.verdict == Verdict::RequireApproval);
         prop_assert!(outcome.counted_limit.is_none() || decision.verdict == Verdict::Allow);
         prop_assert!(outcome.counted_limit.is_none_or(|limit| admitted < limit));
+    }
+
+    /// Admissions are kept and shared; what one action leaves behind shows in no other decision.
+    #[test]
+    fn a_set_that_has_decided_before_decides_as_a_new_one(
+        sources in prop::collection::vec(document(), 0..10),
+        actions in prop::collection::vec(action(), 1..12),
+        at in 0_i64..4_000_000_000_000_000,
+        admitted in 0_u64..40,
+    ) {
+        let policies = compile(&sources);
+        let set = PolicySet::new(policies.iter().map(|policy| (Arc::clone(policy), None))).unwrap();
+        let agent = agent();
+        let (kept, other) = (set.for_agent(&agent), set.for_agent(&agent));
+        let rates: BTreeMap<String, u64> = [("bash".to_owned(), admitted)].into();
+        let facts = Facts { rates: &rates, ..Facts::of(&agent) };
+        for action in &actions {
+            let fresh = outcome(&policies, action, at, admitted);
+            for policies in [&kept, &other] {
+                let judgement = judge(policies, &facts, action, Timestamp::from_micros(at));
+                let is_admitted = matches!(judgement, Judgement::Admitted(_));
+                prop_assert_eq!(is_admitted, fresh.decision.verdict == Verdict::Allow);
+                prop_assert_eq!(&judgement.outcome().decision, &fresh.decision);
+                prop_assert_eq!(&judgement.outcome().applied, &fresh.applied);
+                prop_assert_eq!(judgement.outcome().counted_limit, fresh.counted_limit);
+            }
+        }
     }
 
     #[test]

@@ -272,6 +272,8 @@ fn a_broken_file_of_cases_says_everything_that_is_wrong_with_its_place() {
     );
     assert!(cases::parse(b"cases: []\n").is_err());
     assert!(cases::parse(b"x").is_err());
+    let torn = cases::parse(b"cases: [1, 2}\n").unwrap_err();
+    assert_eq!(torn[0].source_line.as_deref(), Some("cases: [1, 2}"), "{}", rendered(&torn));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! repeat exactly.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     future::Future,
     pin::Pin,
@@ -61,6 +62,18 @@ pub trait Entropy: Send + Sync + 'static {
 /// The operating system's generator.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEntropy;
+
+thread_local! {
+    static ID_BYTES: RefCell<IdBytes> = const { RefCell::new(IdBytes::new()) };
+}
+
+/// Randomness for ids, not yet used.
+struct IdBytes {
+    bytes: [u8; 10 * IDS_AT_ONCE],
+    used: usize,
+}
+
+const IDS_AT_ONCE: usize = 64;
 
 /// A repeatable generator for tests and simulations (SplitMix64): not for secrets.
 #[derive(Debug)]
@@ -130,6 +143,33 @@ impl Entropy for SystemEntropy {
     /// When the operating system has no randomness to give: nothing can be kept secret then.
     fn fill(&self, bytes: &mut [u8]) {
         getrandom::fill(bytes).expect("the operating system provides randomness");
+    }
+
+    /// Its randomness only keeps ids apart and is taken from the system many at a time.
+    fn event_id(&self, now: Timestamp) -> EventId {
+        let random = ID_BYTES.with_borrow_mut(|pool| pool.next(|bytes| self.fill(bytes)));
+        EventId::from_parts(now.unix_millis(), random)
+    }
+}
+
+// === impl IdBytes ===
+
+impl IdBytes {
+    const fn new() -> Self {
+        let bytes = [0; 10 * IDS_AT_ONCE];
+        Self { used: bytes.len(), bytes }
+    }
+
+    /// The next 80 bits, which are given out once.
+    fn next(&mut self, refill: impl FnOnce(&mut [u8])) -> u128 {
+        if self.used == self.bytes.len() {
+            refill(&mut self.bytes);
+            self.used = 0;
+        }
+        let mut random = [0; 16];
+        random[6..].copy_from_slice(&self.bytes[self.used..self.used + 10]);
+        self.used += 10;
+        u128::from_be_bytes(random)
     }
 }
 

@@ -313,8 +313,11 @@ impl Journal {
             }
         };
         for record in batch {
-            let puts = record.entry.into_iter().chain(record.head).chain(record.writes);
-            for (key, value) in puts {
+            if let Some((key, value)) = record.entry {
+                // Written once, here, and read from snapshots only.
+                txn.put_without_conflict(key, value);
+            }
+            for (key, value) in record.head.into_iter().chain(record.writes) {
                 txn.put(key, value);
             }
             replies.push(record.done);

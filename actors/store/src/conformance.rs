@@ -36,6 +36,7 @@ macro_rules! conformance_suite {
             a_refused_transaction_applies_nothing_and_succeeds_when_run_again,
             snapshot_reads_do_not_conflict,
             blind_writes_do_not_conflict,
+            a_put_without_conflict_does_not_conflict,
             reading_an_own_write_does_not_conflict,
             reads_of_other_keys_do_not_conflict,
             what_only_reads_always_commits,

@@ -7,8 +7,8 @@
 //! The path of a write: [`Store::begin`] takes a snapshot; reads note what they depend on; writes stay
 //! in the transaction; [`Transaction::commit`] hands both to the store, where one resolver refuses the
 //! transaction if anything it read was written since, and else applies it whole. [`RedbStore`] makes
-//! all transactions that wait durable with one fsync; [`MemoryStore`] keeps them in memory and takes
-//! [`Faults`].
+//! all transactions that wait durable with one write and one fsync of its log; [`MemoryStore`] keeps
+//! them in memory and takes [`Faults`].
 
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
@@ -20,6 +20,8 @@ mod memory;
 mod optimistic;
 mod redb_store;
 mod resolver;
+#[cfg(any(test, feature = "faults"))]
+mod sim_disk;
 mod store;
 mod subspace;
 pub mod tuple;
@@ -36,6 +38,8 @@ pub use limits::{
 pub use memory::{Fault, FaultRates, Faults, MemoryStore};
 pub use redb_store::{RedbOptions, RedbStats, RedbStore, Verify};
 pub use resolver::HistoryBounds;
+#[cfg(any(test, feature = "faults"))]
+pub use sim_disk::{DiskFault, Loss, SimDisk};
 pub use store::{Order, Store, Transaction, Version};
 pub use subspace::Subspace;
 pub use watch::Watch;

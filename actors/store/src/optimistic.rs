@@ -198,6 +198,13 @@ impl<E: Engine> Transaction for OptimisticTransaction<E> {
         }
     }
 
+    fn put_without_conflict(&mut self, key: Bytes, value: Bytes) {
+        let checked = check_key(&key).and_then(|()| check_value(&value));
+        if self.admit(key.len() + value.len(), checked) {
+            self.writes.put_quietly(key, value);
+        }
+    }
+
     fn delete(&mut self, key: Bytes) {
         if self.admit(key.len(), check_key(&key)) {
             self.writes.delete(key);

@@ -1,17 +1,41 @@
-//! The embedded store: one file, one writer thread, group commit.
+//! The embedded store: a log and a database file, group commit.
 //!
-//! Readers take the latest published snapshot and never wait for the writer. The writer drains all
-//! transactions that wait, resolves them, applies them in one redb transaction and answers them after
-//! one fsync, while the next ones gather. One phase of commit suffices: pages and commit slot carry
-//! checksums, and after a crash the last slot that verifies is taken. Reopening after a crash walks the
-//! file once to verify it, so it takes time in proportion to its size; a clean close spares that.
+//! The path of a commit: one writer thread drains all transactions that wait, resolves them, appends
+//! them to the **log** as one record ([`log`], [`record`], [`sector`]: one sequential write and one
+//! fsync), puts them into the active **layer** in memory ([`memtable`], [`cleared`]), publishes a
+//! snapshot and answers, while the next ones gather. Readers take the latest snapshot and never wait:
+//! the newest layer that knows a key decides, the database file is the oldest ([`snapshot`]).
+//!
+//! Once the active layer is large enough, it is frozen and [`flush`] moves it into the database file in
+//! one redb transaction that also notes where the log goes on; the log's **segments** before that
+//! place are reused ([`segment`], [`segment_pool`]). At most one layer is frozen at a time: when the
+//! active one is twice as large as it should be, commits wait, so memory and the log stay bounded.
+//!
+//! Opening reads what the log holds beyond the file into a layer ([`recovery`]). That takes time in
+//! proportion to the log, never to the file: redb keeps its own book of free pages with each flush, so
+//! a crash costs no walk over the file. A file of the first format, which has no log, is walked once
+//! if it was not closed. A clean close leaves the log empty.
+//!
+//! What a disk may do is in [`disk`]; everything goes through it, so that tests can do it.
 
+mod cleared;
+pub(crate) mod disk;
 mod file;
+mod flush;
+mod log;
+mod memtable;
+mod meters;
+mod record;
+mod recovery;
+mod sector;
+mod segment;
+mod segment_pool;
+mod snapshot;
 mod writer;
 
 use std::{
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::Duration,
@@ -19,25 +43,30 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::Bytes;
-use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
+use parking_lot::Mutex;
+use redb::TableDefinition;
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
-    file::{Meters, storage_error},
-    writer::{Job, QUEUE_LENGTH, Writer},
+    disk::{Disk, SystemDisk},
+    flush::{FlushJob, FlushQueue, Flusher},
+    memtable::Layer,
+    meters::{MeteredDisk, Meters},
+    recovery::Recovered,
+    snapshot::{Base, RedbSnapshot},
+    writer::{Job, QUEUE_LENGTH, Writer, WriterParts},
 };
 use crate::{
-    CommitError, HistoryBounds, KeyRange, OpenError, Order, Store, StoreClock, StoreError,
-    SystemClock, Transaction, Version, Watch,
-    optimistic::{Engine, OptimisticTransaction, Pairs, Snapshot},
+    CommitError, HistoryBounds, OpenError, Store, StoreClock, StoreError, SystemClock, Transaction,
+    Version, Watch,
+    optimistic::{Engine, OptimisticTransaction},
     resolver::CommitRequest,
     watch::Watches,
 };
 
-/// The embedded store. Clones share one store. The file is closed, and the writer thread joined, when
-/// the last of them and of its transactions is dropped, which blocks on the disk for the commits still
-/// on their way; what was committed until then is durable.
+/// The embedded store. Clones share one store. It is closed, and its threads joined, when the last of
+/// them and of its transactions is dropped, which blocks on the disk until all commits are in the
+/// database file; what was committed until then is durable in any case.
 #[derive(Clone)]
 pub struct RedbStore {
     engine: Arc<RedbEngine>,
@@ -50,6 +79,11 @@ pub struct RedbOptions {
     pub clock: Arc<dyn StoreClock>,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: usize,
+    /// Memory for commits that are not in the database file yet, in bytes: at this many they begin to
+    /// move there, at twice as many in wait, and as many on their way, commits wait.
+    pub memtable_bytes: usize,
+    /// The size of the log's segments, in bytes. A larger transaction gets a larger one.
+    pub segment_bytes: usize,
     /// How much of the past conflicts are found in.
     pub history: HistoryBounds,
     /// When to verify the whole file.
@@ -75,12 +109,22 @@ pub struct RedbStats {
     pub transactions: u64,
     /// Transactions refused as conflicts.
     pub conflicts: u64,
-    /// Times the file was synced to disk.
+    /// Times a file was synced to disk.
     pub fsyncs: u64,
     /// Bytes committed, as [`MAX_TRANSACTION_BYTES`](crate::MAX_TRANSACTION_BYTES) counts them.
     pub bytes: u64,
-    /// Bytes written to the file.
+    /// Bytes written to files.
     pub file_bytes: u64,
+    /// Of the fsyncs, those of the log: one per commit, and one or two per segment.
+    pub log_fsyncs: u64,
+    /// Of the bytes written, those of the log.
+    pub log_bytes: u64,
+    /// Times that commits were moved into the database file.
+    pub flushes: u64,
+    /// Pairs written or removed thereby.
+    pub flushed_pairs: u64,
+    /// Times that commits waited because they could not be moved fast enough.
+    pub waits: u64,
 }
 
 struct RedbEngine {
@@ -92,22 +136,16 @@ struct RedbEngine {
 
 /// What the writer thread and the callers share.
 struct Shared {
-    path: PathBuf,
+    path: Arc<Path>,
     clock: Arc<dyn StoreClock>,
     latest: ArcSwap<RedbSnapshot>,
+    /// Held while the latest snapshot is replaced.
+    publishing: Mutex<()>,
     /// Set once, by the first failure to write.
     stopped: OnceLock<StoreError>,
     watches: Arc<Watches>,
     meters: Arc<Meters>,
 }
-
-struct RedbSnapshot {
-    version: Version,
-    pairs: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    path: PathBuf,
-}
-
-type Guard<'a> = redb::AccessGuard<'a, &'static [u8]>;
 
 const KIND: &str = "redb";
 const PAIRS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("pairs");
@@ -119,6 +157,8 @@ impl Default for RedbOptions {
         Self {
             clock: Arc::new(SystemClock::new()),
             cache_bytes: 256 << 20,
+            memtable_bytes: 32 << 20,
+            segment_bytes: 16 << 20,
             history: HistoryBounds::default(),
             verify: Verify::default(),
         }
@@ -129,6 +169,8 @@ impl fmt::Debug for RedbOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbOptions")
             .field("cache_bytes", &self.cache_bytes)
+            .field("memtable_bytes", &self.memtable_bytes)
+            .field("segment_bytes", &self.segment_bytes)
             .field("history", &self.history)
             .field("verify", &self.verify)
             .finish_non_exhaustive()
@@ -139,31 +181,81 @@ impl fmt::Debug for RedbOptions {
 
 impl RedbStore {
     /// Opens the store at `path`, or creates one there, readable and writable by its owner only, in a
-    /// directory that exists. Blocks on the disk.
+    /// directory that exists. Its log is in the directory `<path>.wal`; the two belong together and are
+    /// backed up together, while the store is closed. Blocks on the disk.
     ///
     /// # Errors
-    /// See [`OpenError`]. A file that cannot be used is left as it is.
+    /// See [`OpenError`]. A store that cannot be used is left as it is.
     pub fn open(path: impl AsRef<Path>, options: RedbOptions) -> Result<Self, OpenError> {
-        let path = path.as_ref();
-        let (database, meters) = file::open_or_create(path, &options)?;
-        let version = Version::default();
-        let first = RedbSnapshot::of(&database, version, path).map_err(|error| {
-            OpenError::Corrupt { path: path.to_owned(), what: error.to_string() }
-        })?;
+        Self::open_on(Arc::new(SystemDisk), path.as_ref(), options)
+    }
+
+    /// Opens the store at `path` on a simulated disk, or creates one there.
+    ///
+    /// # Errors
+    /// As [`RedbStore::open`].
+    #[cfg(any(test, feature = "faults"))]
+    pub fn open_simulated(
+        disk: &crate::SimDisk,
+        path: impl AsRef<Path>,
+        options: RedbOptions,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(Arc::new(disk.clone()), path.as_ref(), options)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, path: &Path, options: RedbOptions) -> Result<Self, OpenError> {
+        let meters = Arc::new(Meters::default());
+        let disk = MeteredDisk::new(disk, Arc::clone(&meters));
+        let in_step = disk.in_step();
+        let path: Arc<Path> = Arc::from(path);
+        let (database, header) = file::open_or_create(&disk, &path, &options)?;
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let Recovered { mut log, pool, pool_thread, layer, version } =
+            recovery::recover(&disk, &path, header.log, &options)?;
+        let failed = |error| file::open_error(&path, error);
+        let flushing = FlushQueue::default();
+        let active = Layer::default();
+        let mut frozen = None;
+        if header.log.is_some_and(|position| position.in_use) {
+            let (position, segments) = log.cut().map_err(|error| failed(error.into()))?;
+            frozen = Some(layer.clone());
+            flushing.submit(FlushJob { layer, position, segments });
+        } else {
+            // Before its first record, the log must be known to be needed.
+            let position = log.position(true);
+            let job = FlushJob { layer, position, segments: Vec::new() };
+            flush::write(&database, &job).map_err(failed)?;
+        }
+        let base = Arc::new(Base::of(&database, &path).map_err(failed)?);
+        let first = RedbSnapshot { version, active: active.clone(), frozen, base };
         let shared = Arc::new(Shared {
-            path: path.to_owned(),
-            clock: options.clock,
             latest: ArcSwap::from_pointee(first),
+            path: Arc::clone(&path),
+            clock: options.clock,
+            publishing: Mutex::new(()),
             stopped: OnceLock::new(),
             watches: Arc::new(Watches::default()),
             meters,
         });
+        let io = |source| OpenError::Io { path: path.to_path_buf(), source };
+        let flusher =
+            Flusher { database, shared: Arc::clone(&shared), pool, queue: flushing.clone() };
+        let flusher = flusher.spawn().map_err(io)?;
+        let parts = WriterParts {
+            history: options.history,
+            latest: version,
+            log,
+            flush_at: options.memtable_bytes,
+            flushing,
+            threads: vec![flusher, pool_thread],
+            in_step,
+        };
+        let writer = Writer::new(Arc::clone(&shared), active, parts);
         let (jobs, queue) = mpsc::channel(QUEUE_LENGTH);
-        let writer = Writer::new(database, Arc::clone(&shared), options.history);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))
-            .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+            .map_err(io)?;
         let engine = RedbEngine { shared, jobs: Some(jobs), writer: Some(writer) };
         Ok(Self { engine: Arc::new(engine) })
     }
@@ -258,44 +350,27 @@ impl Shared {
         let closed = StoreError::Unavailable { kind: KIND, why: "it is closed" };
         self.stopped.get().cloned().unwrap_or(closed)
     }
-}
 
-// === impl RedbSnapshot ===
-
-impl RedbSnapshot {
-    fn of(database: &redb::Database, version: Version, path: &Path) -> Result<Self, StoreError> {
-        let failed = |error| storage_error(path, error);
-        let transaction = database.begin_read().map_err(|error| failed(error.into()))?;
-        let pairs = transaction.open_table(PAIRS).map_err(|error| failed(error.into()))?;
-        Ok(Self { version, pairs, path: path.to_owned() })
+    /// Ends all writing: after a failed write or fsync, what memory and page cache hold may differ
+    /// from the disk, and only reopening tells what is there.
+    fn stop(&self, error: StoreError) -> StoreError {
+        tracing::error!(path = %self.path.display(), %error, "the store stops");
+        let stopped = StoreError::Stopped { cause: Arc::new(error) };
+        self.stopped.get_or_init(|| stopped).clone()
     }
 
-    fn failed(&self, error: redb::StorageError) -> StoreError {
-        storage_error(&self.path, error.into())
-    }
-}
-
-impl Snapshot for RedbSnapshot {
-    fn version(&self) -> Version {
-        self.version
+    /// Ends all writing after a panic, which only damage explains.
+    fn stop_damaged(&self) {
+        let what = "its pages contradict each other".into();
+        self.stop(StoreError::Corrupt { path: self.path.to_path_buf(), what });
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = self.pairs.get(key).map_err(|error| self.failed(error))?;
-        Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
-    }
-
-    fn scan<'a>(&'a self, range: &KeyRange, order: Order) -> Result<Pairs<'a>, StoreError> {
-        let pairs =
-            self.pairs.range::<&[u8]>(range.bounds()).map_err(|error| self.failed(error))?;
-        let owned = |pair: Result<(Guard<'_>, Guard<'_>), _>| {
-            let (key, value) = pair.map_err(|error| self.failed(error))?;
-            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
-        };
-        Ok(match order {
-            Order::Forward => Box::new(pairs.map(owned)),
-            Order::Reverse => Box::new(pairs.rev().map(owned)),
-        })
+    /// Replaces the snapshot that new transactions read.
+    fn publish(&self, change: impl FnOnce(&mut RedbSnapshot)) {
+        let _publishing = self.publishing.lock();
+        let mut snapshot = RedbSnapshot::clone(&self.latest.load());
+        change(&mut snapshot);
+        self.latest.store(Arc::new(snapshot));
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Conflict;
 pub(crate) struct Resolver {
     bounds: HistoryBounds,
     log: VecDeque<Committed>,
-    last_write: HashMap<Bytes, Version>,
+    last_write: HashMap<Bytes, Version, foldhash::fast::RandomState>,
     /// Writes of whole ranges, in the order of their versions; few, and scanned from the latest.
     ranges: VecDeque<(Version, KeyRange)>,
     /// The latest version whose writes are no longer known.
@@ -98,7 +98,7 @@ impl Resolver {
         Self {
             bounds,
             log: VecDeque::new(),
-            last_write: HashMap::new(),
+            last_write: HashMap::default(),
             ranges: VecDeque::new(),
             forgotten: Version::default(),
             writes: 0,
@@ -151,7 +151,7 @@ impl Resolver {
     }
 
     fn remember(&mut self, request: &CommitRequest, version: Version, now: Duration) {
-        let keys: Vec<Bytes> = request.writes.keys().map(|(key, _)| key.clone()).collect();
+        let keys: Vec<Bytes> = request.writes.conflict_keys().cloned().collect();
         let mut bytes = 0;
         for key in &keys {
             bytes += key.len();

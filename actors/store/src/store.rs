@@ -66,6 +66,10 @@ pub trait Transaction: Send {
     /// Sets a key.
     fn put(&mut self, key: Bytes, value: Bytes);
 
+    /// Sets a key, without making transactions that read it conflict: for a key that one writer sets once
+    /// and others read from snapshots, so that nobody has to remember it.
+    fn put_without_conflict(&mut self, key: Bytes, value: Bytes);
+
     /// Removes a key, whether it exists or not.
     fn delete(&mut self, key: Bytes);
 

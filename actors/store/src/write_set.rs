@@ -14,10 +14,18 @@ use crate::{KeyRange, Order};
 /// INVARIANT: applying `cleared` first and `keys` after it gives the same as the calls in their order.
 #[derive(Debug, Default)]
 pub(crate) struct WriteSet {
-    /// The last write of each key; `None` removes it.
-    keys: BTreeMap<Bytes, Option<Bytes>>,
+    /// The last write of each key.
+    keys: BTreeMap<Bytes, Written>,
     /// Ranges removed before `keys` apply.
     cleared: RangeSet,
+}
+
+#[derive(Debug)]
+struct Written {
+    /// `None` removes the key.
+    value: Option<Bytes>,
+    /// Whether readers of the key conflict with it.
+    conflicts: bool,
 }
 
 /// A set of keys as disjoint ranges that do not touch, each begin with its end.
@@ -43,8 +51,8 @@ pub(crate) struct OverlayCursor<'a> {
 }
 
 enum InOrder<'a> {
-    Forward(btree_map::Range<'a, Bytes, Option<Bytes>>),
-    Reverse(std::iter::Rev<btree_map::Range<'a, Bytes, Option<Bytes>>>),
+    Forward(btree_map::Range<'a, Bytes, Written>),
+    Reverse(std::iter::Rev<btree_map::Range<'a, Bytes, Written>>),
     Empty,
 }
 
@@ -52,11 +60,21 @@ enum InOrder<'a> {
 
 impl WriteSet {
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes) {
-        self.keys.insert(key, Some(value));
+        self.keys.insert(key, Written { value: Some(value), conflicts: true });
+    }
+
+    /// Sets a key without a conflict, unless the transaction wrote it with one before.
+    pub(crate) fn put_quietly(&mut self, key: Bytes, value: Bytes) {
+        match self.keys.entry(key) {
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert(Written { value: Some(value), conflicts: false });
+            }
+            btree_map::Entry::Occupied(mut entry) => entry.get_mut().value = Some(value),
+        }
     }
 
     pub(crate) fn delete(&mut self, key: Bytes) {
-        self.keys.insert(key, None);
+        self.keys.insert(key, Written { value: None, conflicts: true });
     }
 
     pub(crate) fn delete_range(&mut self, range: &KeyRange) {
@@ -78,8 +96,8 @@ impl WriteSet {
 
     pub(crate) fn get(&self, key: &[u8]) -> Overlay<'_> {
         match self.keys.get(key) {
-            Some(Some(value)) => Overlay::Set(value),
-            Some(None) => Overlay::Removed,
+            Some(Written { value: Some(value), .. }) => Overlay::Set(value),
+            Some(Written { value: None, .. }) => Overlay::Removed,
             None if self.cleared.contains(key) => Overlay::Removed,
             None => Overlay::Untouched,
         }
@@ -87,7 +105,12 @@ impl WriteSet {
 
     /// The keys to write after the cleared ranges are removed, ascending.
     pub(crate) fn keys(&self) -> impl ExactSizeIterator<Item = (&Bytes, Option<&Bytes>)> {
-        self.keys.iter().map(|(key, value)| (key, value.as_ref()))
+        self.keys.iter().map(|(key, written)| (key, written.value.as_ref()))
+    }
+
+    /// The keys whose readers conflict with the transaction, ascending.
+    pub(crate) fn conflict_keys(&self) -> impl Iterator<Item = &Bytes> {
+        self.keys.iter().filter_map(|(key, written)| written.conflicts.then_some(key))
     }
 
     /// The ranges to remove before the keys are written, ascending and disjoint.
@@ -146,7 +169,7 @@ impl OverlayCursor<'_> {
                 (Some(key), Order::Forward) => &own[..] < key,
                 (Some(key), Order::Reverse) => &own[..] > key,
             })?;
-            if let Some(value) = value {
+            if let Some(value) = &value.value {
                 return Some((own.clone(), value.clone()));
             }
         }
@@ -156,7 +179,7 @@ impl OverlayCursor<'_> {
     /// it. Call after [`OverlayCursor::next_before`] gave up.
     pub(crate) fn resolve(&mut self, key: Bytes, value: Bytes) -> Option<(Bytes, Bytes)> {
         if let Some((_, own)) = self.keys.next_if(|(own, _)| **own == key) {
-            return own.clone().map(|own| (key, own));
+            return own.value.clone().map(|own| (key, own));
         }
         let removed = self.set.cleared.contains(&key);
         (!removed).then_some((key, value))
@@ -166,7 +189,7 @@ impl OverlayCursor<'_> {
 // === impl InOrder ===
 
 impl<'a> Iterator for InOrder<'a> {
-    type Item = (&'a Bytes, &'a Option<Bytes>);
+    type Item = (&'a Bytes, &'a Written);
 
     fn next(&mut self) -> Option<Self::Item> {
         match self {

@@ -28,8 +28,11 @@ const MOST_WRITTEN: u64 = 20_000;
 const PATH_VARIABLE: &str = "AA_STORE_CRASH_PATH";
 const OPENING: &str = "opening";
 
+/// So small that the kill often meets a flush or a switch of segments.
 fn open(path: &Path) -> RedbStore {
-    RedbStore::open(path, RedbOptions::default()).unwrap()
+    let options =
+        RedbOptions { memtable_bytes: 100_000, segment_bytes: 50_000, ..RedbOptions::default() };
+    RedbStore::open(path, options).unwrap()
 }
 
 /// Where a writer keeps its parts, by transaction number and part.

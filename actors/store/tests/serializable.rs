@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aa_store::{
-    CommitError, KeyRange, MemoryStore, Order, RedbOptions, RedbStore, Store, Subspace,
+    CommitError, KeyRange, MemoryStore, Order, RedbOptions, RedbStats, RedbStore, Store, Subspace,
     Transaction, Version,
 };
 use bytes::Bytes;
@@ -191,16 +191,28 @@ proptest! {
 
 #[test]
 fn every_interleaving_on_disk_is_a_serial_order() {
-    const CASES: u32 = 100;
+    on_disk(RedbOptions::default(), 100);
+}
+
+#[test]
+fn every_interleaving_is_a_serial_order_while_commits_move_to_the_file() {
+    let small =
+        RedbOptions { memtable_bytes: 4_000, segment_bytes: 16_000, ..RedbOptions::default() };
+    let stats = on_disk(small, 100);
+    assert!(stats.flushes > 5, "{stats:?}");
+}
+
+fn on_disk(options: RedbOptions, cases: u32) -> RedbStats {
     let directory = tempfile::TempDir::new().unwrap();
     let path = directory.path().join("store.redb");
-    let store = Arc::new(RedbStore::open(path, RedbOptions::default()).unwrap());
+    let store = Arc::new(RedbStore::open(path, options).unwrap());
     let runtime = runtime();
     let case = std::cell::Cell::new(0u64);
-    proptest!(ProptestConfig::with_cases(CASES), |(scripts in scripts(), schedule in schedule())| {
-        // One file serves all cases, each in a part of its own.
+    proptest!(ProptestConfig::with_cases(cases), |(scripts in scripts(), schedule in schedule())| {
+        // One store serves all cases, each in a part of its own.
         case.set(case.get() + 1);
         let space = Subspace::root().with(case.get());
         runtime.block_on(check(store.as_ref(), &space, &scripts, &schedule));
     });
+    store.stats()
 }

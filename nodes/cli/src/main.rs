@@ -32,6 +32,9 @@ use self::{
     terminal::Terminal,
 };
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Governs AI agents: what they may do is decided by policy, before they do it, and provably recorded.
 #[derive(Debug, Parser)]
 #[command(name = "aasm", version, max_term_width = 100, after_help = EXIT_CODES)]

@@ -17,6 +17,7 @@ use aa_protocol::{
 };
 use aa_runtime::{Clock, Entropy, Fault, Reply};
 use futures::Stream;
+use prost::Message;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
@@ -192,7 +193,8 @@ impl v1::gateway_server::Gateway for Gateway {
         let received = self.inner.clock.now();
         let caller = self.caller(request.metadata()).await?;
         let gauges = self.inner.admission.caller(&caller.id);
-        let _admitted = gauges.admit().map_err(overload_status)?;
+        let bytes = request.get_ref().encoded_len();
+        let _admitted = gauges.admit(bytes).map_err(overload_status)?;
         let (id, trace, action) = self.parse(&caller, request.into_inner()).await?;
         let (reply, answer) = Reply::channel();
         let check = CheckRequest { id, trace, action, received };
@@ -208,7 +210,8 @@ impl v1::gateway_server::Gateway for Gateway {
         self.check_draining()?;
         let caller = self.caller(request.metadata()).await?;
         let gauges = self.inner.admission.caller(&caller.id);
-        let _admitted = gauges.admit().map_err(overload_status)?;
+        let bytes = request.get_ref().encoded_len();
+        let _admitted = gauges.admit(bytes).map_err(overload_status)?;
         let report = self.report(&caller, request.into_inner()).await?;
         let (reply, answer) = Reply::channel();
         self.inner.governance.record(&caller.id, report, reply);

@@ -9,11 +9,14 @@
 
 pub mod admission;
 pub mod gateway;
+pub mod network;
 pub mod nonce;
 pub mod pki;
+pub mod receiving;
 pub mod rest;
 pub mod secrets;
 pub mod server;
+pub mod throttle;
 pub mod tls;
 pub mod token;
 

@@ -23,7 +23,7 @@ mod input;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use aa_governance::Governance;
 use axum::{Router, middleware};
@@ -35,6 +35,7 @@ use utoipa::openapi::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::problem::Problem;
+use crate::throttle::FailureThrottle;
 
 /// Where the API lives.
 pub const BASE_PATH: &str = "/api/v1";
@@ -52,7 +53,13 @@ pub(crate) struct ApiState {
     pub(crate) info: ApiInfo,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) exports: Arc<Semaphore>,
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) throttle: Arc<FailureThrottle>,
 }
+
+/// Where a request came from; its connection puts it among the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
 
 /// Requests answered at a time; past it, callers are told to come back.
 const MAX_REQUESTS: usize = 256;
@@ -60,15 +67,27 @@ const MAX_REQUESTS: usize = 256;
 /// Exports streamed at a time, so that slow readers cannot hold the store's attention.
 const MAX_EXPORTS: usize = 16;
 
-/// The API as a service. Serve it over TLS only.
-pub fn router(governance: Governance, info: ApiInfo) -> Router {
-    let state = Arc::new(ApiState {
-        governance,
-        info,
-        requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
-        exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
-    });
-    service(state)
+/// Policy documents taken in at a time. A workspace's are checked one after the other, and each may have
+/// 1 MiB.
+const MAX_UPLOADS: usize = 8;
+
+/// The API as a service. Serve it over TLS only, with a [`PeerAddress`] on every request: `throttle` counts
+/// failed authentications by it.
+pub fn router(governance: Governance, info: ApiInfo, throttle: Arc<FailureThrottle>) -> Router {
+    service(Arc::new(ApiState::new(governance, info, throttle)))
+}
+
+impl ApiState {
+    fn new(governance: Governance, info: ApiInfo, throttle: Arc<FailureThrottle>) -> Self {
+        Self {
+            governance,
+            info,
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
+            throttle,
+        }
+    }
 }
 
 fn service(state: Arc<ApiState>) -> Router {

@@ -1,9 +1,10 @@
 //! Starts everything on one machine: store, actors, gateway, API; and stops it in order.
 
+mod api;
 mod files;
 
 use std::{
-    future::{Future, IntoFuture},
+    future::Future,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -23,9 +24,10 @@ use crate::{
     admission::Limits,
     gateway::{DecodingLayer, Gateway, MAX_MESSAGE},
     pki::{Authority, PkiError, RENEW_EVERY_DAYS, ServerCertificate},
-    rest,
+    receiving::ReceiveLayer,
     secrets::{SecretError, Secrets, current_mac_key, make_private_directory},
-    tls::TlsListener,
+    throttle::{FailureThrottle, ThrottleLayer},
+    tls::{ConnectionLimits, TlsListener},
 };
 
 /// What to start, and where.
@@ -145,6 +147,9 @@ const STORE: &str = "store.redb";
 /// How long a shutdown waits for connections to end before it cuts them.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
+/// Open connections of the API. Operators are few.
+const API_CONNECTIONS: usize = 1_024;
+
 /// Pings on idle connections, so that a peer that vanished is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -156,8 +161,17 @@ impl ControlPlane {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_within(options, Limits::default()).await
+    }
+
+    /// The same with limits of the caller's own.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start_within(options: Options, limits: Limits) -> Result<Self, StartError> {
         // Another provider that a library installed first would do as well.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        raise_file_limit();
         open_data_directory(&options.data)?;
         // The store first: it tells whether another instance is at work on the same data.
         let store = open_store(&options.data).await?;
@@ -198,18 +212,29 @@ impl ControlPlane {
         };
 
         let (drain, draining) = watch::channel(false);
-        let limits = Limits::default();
         let protocols: (&[&str], &[&str]) = (&["h2"], &["h2", "http/1.1"]);
         let listen_error = |what, address| move |error| StartError::Listen { what, address, error };
-        let connections = limits.connections;
-        let gateway_tls =
-            TlsListener::new(gateway_listener, certificate.clone(), protocols.0, connections)
-                .map_err(listen_error("gateway", gateway_address))?;
-        let api_tls = TlsListener::new(api_listener, certificate.clone(), protocols.1, 1_024)
+        let gateway_tls = TlsListener::bounded(
+            gateway_listener,
+            certificate.clone(),
+            protocols.0,
+            limits.connections,
+        )
+        .map_err(listen_error("gateway", gateway_address))?;
+        let few = ConnectionLimits { total: API_CONNECTIONS, ..limits.connections };
+        let few = ConnectionLimits { per_network: few.per_network.min(few.total / 2), ..few };
+        let api_tls = TlsListener::bounded(api_listener, certificate.clone(), protocols.1, few)
             .map_err(listen_error("api", api_address))?;
+        let clock = Arc::clone(&governance.services().clock);
+        let receiving =
+            ReceiveLayer::new(limits.receiving, secrets.token.clone(), Arc::clone(&clock));
+        let throttle = Arc::new(FailureThrottle::new(limits.failures, clock));
+        let throttling =
+            ThrottleLayer::new(Arc::clone(&throttle), secrets.token.clone(), governance.clone());
         let gateway = Gateway::new(governance.clone(), secrets.token, limits, draining.clone());
-        let gateway = serve_gateway(gateway, gateway_tls, draining.clone()).await?;
-        let api = serve_api(governance.clone(), api_tls, draining);
+        let layers = (throttling, receiving);
+        let gateway = serve_gateway(gateway, layers, gateway_tls, draining.clone()).await?;
+        let api = api::serve_api(governance.clone(), throttle, api_tls, limits.headers, draining);
         let data = summary.data.clone();
         let renewal =
             tokio::spawn(renew(authority, addresses, certificate, governance.clone(), data));
@@ -289,6 +314,19 @@ fn open_data_directory(data: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Lifts the soft limit of open files to the hard one: a connection is a file, and the usual soft limit of
+/// 1,024 is far below what the gateway admits.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "the limit of open files stays; it bounds connections");
+    }
+}
+
 async fn open_store(data: &Path) -> Result<Arc<RedbStore>, StartError> {
     let path = data.join(STORE);
     // Opening reads the file, and after a crash all of it.
@@ -314,6 +352,7 @@ fn url(address: SocketAddr) -> String {
 
 async fn serve_gateway(
     gateway: Gateway,
+    (throttling, receiving): (ThrottleLayer, ReceiveLayer),
     listener: TlsListener,
     mut draining: watch::Receiver<bool>,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, StartError> {
@@ -332,7 +371,9 @@ async fn serve_gateway(
         .max_concurrent_streams(1_024)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(throttling)
         .layer(decoding)
+        .layer(receiving)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(service);
@@ -342,20 +383,6 @@ async fn serve_gateway(
         health.set_not_serving::<wire::v1::gateway_server::GatewayServer<Gateway>>().await;
     };
     Ok(tokio::spawn(server.serve_with_incoming_shutdown(listener, stopping)))
-}
-
-fn serve_api(
-    governance: Governance,
-    listener: TlsListener,
-    mut draining: watch::Receiver<bool>,
-) -> JoinHandle<io::Result<()>> {
-    let info = rest::ApiInfo { version: env!("CARGO_PKG_VERSION") };
-    let serve = axum::serve(listener, rest::router(governance, info));
-    let serve = serve.with_graceful_shutdown(async move {
-        // A sender that is gone means the same.
-        let _ = draining.wait_for(|draining| *draining).await;
-    });
-    tokio::spawn(serve.into_future())
 }
 
 /// Replaces what ages while the server runs: the certificate well before it ends, and the key of audit

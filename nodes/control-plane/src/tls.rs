@@ -1,29 +1,48 @@
 //! TLS 1.3, and only that, in front of both listeners.
 //!
 //! Handshakes run beside each other and are bounded in number and time, so a peer that never finishes
-//! one holds up nobody.
+//! one holds up nobody. Neither does one that finishes it and then says nothing, or stops reading, or
+//! opens more connections than one network may have.
 
 use std::{
+    collections::HashMap,
+    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures::Stream;
+use parking_lot::Mutex;
 use rustls::{ServerConfig, server::ResolvesServerCert, version::TLS13};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, Sleep},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+use crate::network::Network;
+
+/// How many connections there may be, and how long each may keep the listener waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// At once. Past it, peers wait in the kernel's backlog.
+    pub total: usize,
+    /// At once from one [`Network`]. Past it, connections are closed before their handshake.
+    pub per_network: usize,
+    /// How long a handshake may take.
+    pub handshake: Duration,
+    /// How long a peer may take for its first [`GREETING`] bytes after the handshake.
+    pub silence: Duration,
+    /// How long a peer may leave what it was sent unread, once its buffers are full.
+    pub stall: Duration,
+}
 
 /// A listener whose connections have finished their handshake.
 pub struct TlsListener {
@@ -36,7 +55,50 @@ pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
     local: SocketAddr,
-    _place: OwnedSemaphorePermit,
+    greeting: Option<Greeting>,
+    stall: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    _place: Place,
+}
+
+/// What a peer still has to say before it counts as a client.
+struct Greeting {
+    missing: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+/// One connection's place among all, and among those of its network.
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    network: Network,
+    networks: Arc<Networks>,
+}
+
+/// Connections by network.
+#[derive(Default)]
+struct Networks(Mutex<HashMap<Network, usize>>);
+
+/// Warnings that a peer can provoke appear at most this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// An HTTP/2 client begins with 24 bytes (RFC 9113, section 3.4); no HTTP/1.1 request that is answered here
+/// is shorter.
+pub const GREETING: usize = 24;
+
+// === impl ConnectionLimits ===
+
+impl ConnectionLimits {
+    /// Limits for `total` connections. Half of them may come from one network: enough for a proxy before
+    /// all clients, and too few to shut everybody else out.
+    pub const fn of(total: usize) -> Self {
+        Self {
+            total,
+            per_network: total.div_ceil(2),
+            handshake: Duration::from_secs(10),
+            silence: Duration::from_secs(10),
+            stall: Duration::from_secs(60),
+        }
+    }
 }
 
 // === impl TlsListener ===
@@ -53,6 +115,19 @@ impl TlsListener {
         protocols: &[&str],
         connections: usize,
     ) -> io::Result<Self> {
+        Self::bounded(listener, certificates, protocols, ConnectionLimits::of(connections))
+    }
+
+    /// The same within limits of the caller's own.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn bounded(
+        listener: TcpListener,
+        certificates: Arc<dyn ResolvesServerCert>,
+        protocols: &[&str],
+        limits: ConnectionLimits,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let mut config = ServerConfig::builder_with_protocol_versions(&[&TLS13])
             .with_no_client_auth()
@@ -60,22 +135,37 @@ impl TlsListener {
         config.alpn_protocols =
             protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let (accepted, connections_out) = mpsc::channel(64);
-        let places = Arc::new(Semaphore::new(connections));
-        tokio::spawn(accept(listener, acceptor, places, accepted));
-        Ok(Self { connections: connections_out, address })
+        let (accepted, connections) = mpsc::channel(64);
+        tokio::spawn(accept(listener, acceptor, limits, accepted));
+        Ok(Self { connections, address })
+    }
+
+    /// The next connection; never, once the accepting task ended with its runtime.
+    pub async fn next(&mut self) -> TlsConnection {
+        match self.connections.recv().await {
+            Some(connection) => connection,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    places: Arc<Semaphore>,
+    limits: ConnectionLimits,
     accepted: mpsc::Sender<TlsConnection>,
 ) {
+    let places = Arc::new(Semaphore::new(limits.total));
+    let networks = Arc::new(Networks::default());
+    let mut warned = None;
     loop {
         // Without a place the kernel's backlog holds the next peers back.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(of_all) = Arc::clone(&places).acquire_owned().await else { return };
         let connection = tokio::select! {
             connection = listener.accept() => connection,
             () = accepted.closed() => return,
@@ -83,20 +173,39 @@ async fn accept(
         let (stream, peer) = match connection {
             Ok(connection) => connection,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if is_due(&mut warned) {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
                 // Out of file descriptors, most likely: give others time to close theirs.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
+        };
+        let network = Network::of(peer.ip());
+        let Some(place) = networks.place(network, of_all, limits.per_network) else {
+            if is_due(&mut warned) {
+                let limit = limits.per_network;
+                tracing::warn!(%network, limit, "a network has all the connections it may have");
+            }
+            continue;
         };
         let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
         tokio::spawn(async move {
             let Ok(local) = stream.local_addr() else { return };
             // Answers are small and awaited; Nagle would only delay them.
             let _ = stream.set_nodelay(true);
-            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let connection = TlsConnection { stream, peer, local, _place: place };
+                    let until = Box::pin(tokio::time::sleep(limits.silence));
+                    let connection = TlsConnection {
+                        stream,
+                        peer,
+                        local,
+                        greeting: Some(Greeting { missing: GREETING, until }),
+                        stall: limits.stall,
+                        stalled: None,
+                        _place: place,
+                    };
                     // Nobody takes it when the server is stopping.
                     let _ = accepted.send(connection).await;
                 }
@@ -107,6 +216,15 @@ async fn accept(
     }
 }
 
+/// Whether a warning may appear again; notes that it did.
+fn is_due(warned: &mut Option<Instant>) -> bool {
+    let is_due = warned.is_none_or(|at| at.elapsed() >= WARN_EVERY);
+    if is_due {
+        *warned = Some(Instant::now());
+    }
+    is_due
+}
+
 impl Stream for TlsListener {
     type Item = io::Result<TlsConnection>;
 
@@ -115,23 +233,36 @@ impl Stream for TlsListener {
     }
 }
 
-impl axum::serve::Listener for TlsListener {
-    type Io = TlsConnection;
-    type Addr = SocketAddr;
+// === impl Networks ===
 
-    async fn accept(&mut self) -> (TlsConnection, SocketAddr) {
-        match self.connections.recv().await {
-            Some(connection) => {
-                let peer = connection.peer;
-                (connection, peer)
-            }
-            // The accepting task only ends with its runtime.
-            None => std::future::pending().await,
+impl Networks {
+    /// A place for one more connection of a network, unless it has all it may have.
+    fn place(
+        self: &Arc<Self>,
+        network: Network,
+        of_all: OwnedSemaphorePermit,
+        limit: usize,
+    ) -> Option<Place> {
+        let mut networks = self.0.lock();
+        let connections = networks.entry(network).or_default();
+        if *connections >= limit {
+            return None;
         }
+        *connections += 1;
+        Some(Place { _of_all: of_all, network, networks: Arc::clone(self) })
     }
+}
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut networks = self.networks.0.lock();
+        let Some(connections) = networks.get_mut(&self.network) else { return };
+        *connections -= 1;
+        if *connections == 0 {
+            networks.remove(&self.network);
+        }
     }
 }
 
@@ -145,13 +276,52 @@ impl Connected for TlsConnection {
     }
 }
 
+impl TlsConnection {
+    /// Who is at the other end.
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether the peer chose HTTP/2 (ALPN).
+    pub fn is_http2(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(b"h2")
+    }
+
+    /// Gives a write up that makes no progress for too long.
+    fn unless_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stalled = None;
+            return progress;
+        }
+        let stall = self.stall;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl AsyncRead for TlsConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let Some(greeting) = &mut self.greeting else { return read };
+        if read.is_pending() {
+            ready!(greeting.until.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        greeting.missing = greeting.missing.saturating_sub(buffer.filled().len() - before);
+        if greeting.missing == 0 {
+            self.greeting = None;
+        }
+        read
     }
 }
 
@@ -161,15 +331,18 @@ impl AsyncWrite for TlsConnection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_stalled(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_stalled(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.unless_stalled(cx, shut)
     }
 
     fn poll_write_vectored(
@@ -177,7 +350,8 @@ impl AsyncWrite for TlsConnection {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.unless_stalled(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

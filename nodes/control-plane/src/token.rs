@@ -19,6 +19,7 @@ const MAX_LENGTH: usize = 2_048;
 const ISSUER: &str = "agent-assembly";
 
 /// Issues and verifies tokens.
+#[derive(Clone)]
 pub struct TokenKey {
     key: SigningKey,
     public: VerifyingKey,

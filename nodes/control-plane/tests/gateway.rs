@@ -309,7 +309,7 @@ async fn nothing_but_tls_1_3_gets_in() {
     assert!(gateway.check_policy(action(1, BASH)).await.is_err());
 
     let config = rustls::ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
-        .with_root_certificates(roots(&peer))
+        .with_root_certificates(peer.roots())
         .with_no_client_auth();
     let address = peer.gateway_url.trim_start_matches("https://");
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -317,14 +317,6 @@ async fn nothing_but_tls_1_3_gets_in() {
     let old = connector.connect("localhost".try_into().unwrap(), socket).await;
     assert!(old.is_err(), "TLS 1.2 is refused");
     peer.stop().await;
-}
-
-fn roots(peer: &Peer) -> rustls::RootCertStore {
-    use rustls_pki_types::pem::PemObject;
-    let ca = peer.directory.path().join("data").join("ca.pem");
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(rustls_pki_types::CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    roots
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,6 +128,9 @@ impl TryFrom<v1::action::Kind> for Action {
                 if exec.argv.is_empty() {
                     return Err(WireError::Missing("process_exec.argv"));
                 }
+                if exec.argv.iter().any(|argument| argument.contains('\0')) {
+                    return Err(WireError::Nul("process_exec.argv"));
+                }
                 Self::ProcessExec { argv: exec.argv }
             }
             Kind::AgentSpawn(spawn) => {

@@ -1,6 +1,9 @@
 //! Reading an agent back from the store.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::WorkspaceId;
@@ -49,7 +52,8 @@ impl AgentActor {
         let rates = read_rates(&mut *txn, id).await?;
         let recent = read_recent(&mut *txn, workspace, shard.id, chain.position()).await?;
         let policies = View::new(cell, record.as_ref().map(|record| &record.facts));
-        Ok(Self { id, shard, services, chain, record, recent, rates, policies })
+        let waiting = VecDeque::new();
+        Ok(Self { id, shard, services, chain, record, recent, rates, policies, waiting })
     }
 }
 

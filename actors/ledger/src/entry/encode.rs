@@ -1,10 +1,11 @@
 //! The canonical encoding, written straight into the caller's buffer: it runs once per decision.
 
-use std::{fmt, io::Write};
+use aa_protocol::{ApprovalTerms, Decision, Finding, Reason};
 
-use aa_protocol::{ApprovalTerms, Decision, Finding, Reason, Timestamp};
-
-use super::{ChainHead, Draft, PolicyRef};
+use super::{
+    ChainHead, Draft, PolicyRef, RenderedDecision, Stream,
+    escape::{write_escaped, write_string},
+};
 use crate::{
     ActionSummary, Hash, MacKey,
     format::{MAX_DETAIL_KEY, MAX_ENTRY_BYTES},
@@ -38,23 +39,43 @@ struct LineWriter<'o> {
 ///
 /// Never fails and never passes [`MAX_ENTRY_BYTES`]: what the bounds leave out is marked by `cut`.
 pub fn seal(draft: &Draft<'_>, head: &mut ChainHead, key: &MacKey, out: &mut Vec<u8>) -> Hash {
+    seal_line(draft, head, key, out, |line| {
+        if let Some(decision) = draft.decision {
+            line.decision(decision);
+        }
+        line.policies(draft.policies);
+    })
+}
+
+/// Seals like [`seal`], with a decision and its documents that were rendered before instead of the
+/// draft's own, which are left out. The line is the same as with them in the draft.
+pub fn seal_rendered(
+    draft: &Draft<'_>,
+    decision: &RenderedDecision,
+    head: &mut ChainHead,
+    key: &MacKey,
+    out: &mut Vec<u8>,
+) -> Hash {
+    seal_line(draft, head, key, out, |line| line.rendered(decision))
+}
+
+fn seal_line(
+    draft: &Draft<'_>,
+    head: &mut ChainHead,
+    key: &MacKey,
+    out: &mut Vec<u8>,
+    decision: impl FnOnce(&mut LineWriter<'_>),
+) -> Hash {
     let start = out.len();
     let sequence = head.sequence + 1;
     let mut line = LineWriter { out, start, cut: false };
     line.identity(draft, sequence);
-    if let Some(actor) = draft.actor {
-        line.member("actor");
-        line.text(actor, MAX_NAME_CHARS);
-    }
+    line.optional_text(b",\"actor\":", draft.actor, MAX_NAME_CHARS);
     if let Some(action) = draft.action {
-        line.member("action");
         line.action(action);
     }
-    if let Some(decision) = draft.decision {
-        line.decision(decision);
-    }
-    line.list("policies", draft.policies, POLICIES_MARK, LineWriter::policy);
-    line.optional_number("latency_us", draft.latency_us);
+    decision(&mut line);
+    line.optional_number(b",\"latency_us\":", draft.latency_us);
     if let Some(trace) = draft.trace {
         line.raw(b",\"trace\":\"");
         write_hex(&trace, line.out);
@@ -68,7 +89,8 @@ pub fn seal(draft: &Draft<'_>, head: &mut ChainHead, key: &MacKey, out: &mut Vec
     head.hash.write_hex(line.out);
     line.raw(b"\"");
 
-    let code = key.code(&line.out[start..]);
+    let body = line.length();
+    let (code, mut leaf) = key.code_and_leaf(&line.out[start..]);
     line.raw(b",\"mac\":\"");
     line.raw(key.id().as_bytes());
     line.raw(b":");
@@ -76,38 +98,9 @@ pub fn seal(draft: &Draft<'_>, head: &mut ChainHead, key: &MacKey, out: &mut Vec
     line.raw(b"\"}");
     debug_assert!(out.len() - start <= MAX_ENTRY_BYTES, "bounds leave room for every member");
 
-    *head = ChainHead { sequence, hash: Hash::of_leaf(&out[start..]) };
+    leaf.update(&out[start + body..]);
+    *head = ChainHead { sequence, hash: leaf.finish() };
     head.hash
-}
-
-/// Appends a JSON string with the format's escapes.
-pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
-    write_escaped(text, out);
-    out.push(b'"');
-}
-
-fn write_escaped(text: &str, out: &mut Vec<u8>) {
-    let bytes = text.as_bytes();
-    let mut written = 0;
-    for (index, &byte) in bytes.iter().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[written..index]);
-        written = index + 1;
-        match byte {
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                write_hex(&[byte], out);
-            }
-        }
-    }
-    out.extend_from_slice(&bytes[written..]);
 }
 
 /// Whether `key` may stand in `detail`.
@@ -120,44 +113,49 @@ fn is_detail_key(key: &str) -> bool {
 
 impl LineWriter<'_> {
     fn identity(&mut self, draft: &Draft<'_>, sequence: u64) {
-        let time = draft.time.max(Timestamp::from_micros(0));
-        let kind = draft.kind;
         self.raw(b"{\"v\":1,\"id\":\"");
-        self.display(draft.id);
+        self.raw(&draft.id.to_ascii());
         self.raw(b"\",\"workspace\":\"");
-        self.display(draft.workspace);
+        self.raw(&draft.workspace.to_ascii());
         self.raw(b"\",\"stream\":\"");
-        self.display(draft.stream);
+        match draft.stream {
+            Stream::Workspace => self.raw(b"workspace"),
+            Stream::Policies => self.raw(b"policies"),
+            Stream::Agent(agent) => {
+                self.raw(b"agent:");
+                self.raw(&agent.to_ascii());
+            }
+        }
         self.raw(b"\",\"seq\":");
-        self.display(sequence);
+        self.number(sequence);
         self.raw(b",\"time\":\"");
-        self.display(time);
+        self.raw(&draft.time.to_ascii());
         self.raw(b"\",\"kind\":\"");
-        self.raw(kind.as_str().as_bytes());
+        self.raw(draft.kind.as_str().as_bytes());
         self.raw(b"\"");
     }
 
     fn action(&mut self, action: &ActionSummary<'_>) {
-        self.raw(b"{\"id\":\"");
-        self.display(action.id);
+        self.raw(b",\"action\":{\"id\":\"");
+        self.raw(&action.id.to_ascii());
         self.raw(b"\",\"kind\":\"");
         self.raw(action.kind.as_str().as_bytes());
         self.raw(b"\"");
-        self.optional_text("tool", action.tool.as_deref(), MAX_NAME_CHARS);
-        self.optional_text("model", action.model.as_deref(), MAX_NAME_CHARS);
-        self.optional_text("host", action.host.as_deref(), MAX_NAME_CHARS);
-        self.optional_number("port", action.port.map(u64::from));
-        self.optional_text("path", action.path.as_deref(), MAX_NAME_CHARS);
-        self.optional_text("program", action.program.as_deref(), MAX_NAME_CHARS);
-        self.optional_number("argc", action.argc);
-        self.optional_text("child", action.child.as_deref(), MAX_NAME_CHARS);
-        self.optional_number("args_bytes", action.args_bytes);
-        self.optional_number("messages", action.messages);
-        self.optional_number("messages_bytes", action.messages_bytes);
-        self.optional_number("max_output_tokens", action.max_output_tokens);
-        self.optional_number("content_bytes", action.content_bytes);
-        self.optional_number("input_tokens", action.input_tokens);
-        self.optional_number("output_tokens", action.output_tokens);
+        self.optional_text(b",\"tool\":", action.tool.as_deref(), MAX_NAME_CHARS);
+        self.optional_text(b",\"model\":", action.model.as_deref(), MAX_NAME_CHARS);
+        self.optional_text(b",\"host\":", action.host.as_deref(), MAX_NAME_CHARS);
+        self.optional_number(b",\"port\":", action.port.map(u64::from));
+        self.optional_text(b",\"path\":", action.path.as_deref(), MAX_NAME_CHARS);
+        self.optional_text(b",\"program\":", action.program.as_deref(), MAX_NAME_CHARS);
+        self.optional_number(b",\"argc\":", action.argc);
+        self.optional_text(b",\"child\":", action.child.as_deref(), MAX_NAME_CHARS);
+        self.optional_number(b",\"args_bytes\":", action.args_bytes);
+        self.optional_number(b",\"messages\":", action.messages);
+        self.optional_number(b",\"messages_bytes\":", action.messages_bytes);
+        self.optional_number(b",\"max_output_tokens\":", action.max_output_tokens);
+        self.optional_number(b",\"content_bytes\":", action.content_bytes);
+        self.optional_number(b",\"input_tokens\":", action.input_tokens);
+        self.optional_number(b",\"output_tokens\":", action.output_tokens);
         self.raw(b"}");
     }
 
@@ -165,32 +163,31 @@ impl LineWriter<'_> {
         self.raw(b",\"verdict\":\"");
         self.raw(decision.verdict.as_str().as_bytes());
         self.raw(b"\"");
-        self.list("reasons", &decision.reasons, REASONS_MARK, Self::reason);
+        self.list(b",\"reasons\":[", &decision.reasons, REASONS_MARK, Self::reason);
         if let Some(approval) = &decision.approval {
-            self.member("approval");
             self.approval(approval);
         }
-        self.list("findings", &decision.findings, FINDINGS_MARK, Self::finding);
+        self.list(b",\"findings\":[", &decision.findings, FINDINGS_MARK, Self::finding);
     }
 
     fn reason(&mut self, reason: &Reason) {
         self.raw(b"{\"code\":\"");
         self.raw(reason.code.as_str().as_bytes());
         self.raw(b"\"");
-        self.optional_text("policy", reason.policy.as_deref(), MAX_NAME_CHARS);
-        self.optional_number("revision", reason.revision);
-        self.optional_text("version", reason.version.as_deref(), MAX_VERSION_CHARS);
-        self.optional_text("path", reason.path.as_deref(), MAX_NAME_CHARS);
-        self.optional_number("line", reason.line.map(u64::from));
-        self.optional_number("column", reason.column.map(u64::from));
-        self.member("message");
+        self.optional_text(b",\"policy\":", reason.policy.as_deref(), MAX_NAME_CHARS);
+        self.optional_number(b",\"revision\":", reason.revision);
+        self.optional_text(b",\"version\":", reason.version.as_deref(), MAX_VERSION_CHARS);
+        self.optional_text(b",\"path\":", reason.path.as_deref(), MAX_NAME_CHARS);
+        self.optional_number(b",\"line\":", reason.line.map(u64::from));
+        self.optional_number(b",\"column\":", reason.column.map(u64::from));
+        self.raw(b",\"message\":");
         self.text(&reason.message, MAX_TEXT_CHARS);
         self.raw(b"}");
     }
 
     fn approval(&mut self, approval: &ApprovalTerms) {
-        self.raw(b"{\"timeout_seconds\":");
-        self.display(approval.timeout_seconds);
+        self.raw(b",\"approval\":{\"timeout_seconds\":");
+        self.number(approval.timeout_seconds);
         self.raw(b",\"roles\":[");
         for (index, role) in approval.roles.iter().take(MAX_ROLES).enumerate() {
             if index > 0 {
@@ -205,20 +202,34 @@ impl LineWriter<'_> {
     fn finding(&mut self, finding: &Finding) {
         self.raw(b"{\"policy\":");
         self.text(&finding.policy, MAX_NAME_CHARS);
-        self.optional_number("pattern", Some(finding.pattern as u64));
-        self.optional_text("pointer", Some(&finding.pointer), MAX_NAME_CHARS);
+        self.optional_number(b",\"pattern\":", Some(finding.pattern as u64));
+        self.optional_text(b",\"pointer\":", Some(&finding.pointer), MAX_NAME_CHARS);
         if finding.in_key {
             self.raw(b",\"in_key\":true");
         }
-        self.optional_number("offset", Some(finding.offset as u64));
-        self.optional_number("length", Some(finding.length as u64));
+        self.optional_number(b",\"offset\":", Some(finding.offset as u64));
+        self.optional_number(b",\"length\":", Some(finding.length as u64));
         self.raw(b"}");
+    }
+
+    fn policies(&mut self, policies: &[PolicyRef]) {
+        self.list(b",\"policies\":[", policies, POLICIES_MARK, Self::policy);
+    }
+
+    fn rendered(&mut self, rendered: &RenderedDecision) {
+        // What ends below the first mark is the same wherever it stands.
+        if self.length() + rendered.text.len() > REASONS_MARK {
+            self.decision(&rendered.decision);
+            return self.policies(&rendered.policies);
+        }
+        self.raw(&rendered.text);
+        self.cut |= rendered.cut;
     }
 
     fn policy(&mut self, policy: &PolicyRef) {
         self.raw(b"{\"name\":");
         self.text(&policy.name, MAX_NAME_CHARS);
-        self.optional_number("revision", Some(policy.revision));
+        self.optional_number(b",\"revision\":", Some(policy.revision));
         self.raw(b"}");
     }
 
@@ -249,12 +260,12 @@ impl LineWriter<'_> {
     }
 
     /// Writes a list member, or nothing when it is empty.
-    fn list<T>(&mut self, name: &str, items: &[T], mark: usize, write: fn(&mut Self, &T)) {
+    #[inline(always)]
+    fn list<T>(&mut self, name: &[u8], items: &[T], mark: usize, write: fn(&mut Self, &T)) {
         if items.is_empty() {
             return;
         }
-        self.member(name);
-        self.raw(b"[");
+        self.raw(name);
         for (index, item) in items.iter().enumerate() {
             if index == MAX_ITEMS || self.length() > mark {
                 self.cut = true;
@@ -268,30 +279,23 @@ impl LineWriter<'_> {
         self.raw(b"]");
     }
 
-    fn optional_text(&mut self, name: &str, text: Option<&str>, max_chars: usize) {
+    fn optional_text(&mut self, name: &[u8], text: Option<&str>, max_chars: usize) {
         if let Some(text) = text {
-            self.member(name);
+            self.raw(name);
             self.text(text, max_chars);
         }
     }
 
-    fn optional_number(&mut self, name: &str, number: Option<u64>) {
+    fn optional_number(&mut self, name: &[u8], number: Option<u64>) {
         if let Some(number) = number {
-            self.member(name);
-            self.display(number);
+            self.raw(name);
+            self.number(number);
         }
-    }
-
-    fn member(&mut self, name: &str) {
-        self.raw(b",\"");
-        self.raw(name.as_bytes());
-        self.raw(b"\":");
     }
 
     fn text(&mut self, text: &str, max_chars: usize) {
         // No text of so few bytes can have too many characters.
-        let too_long = text.len() > max_chars && text.chars().nth(max_chars).is_some();
-        if !too_long {
+        if text.len() <= max_chars || text.chars().nth(max_chars).is_none() {
             return write_string(text, self.out);
         }
         let end = text.char_indices().nth(max_chars - 1).map_or(text.len(), |(end, _)| end);
@@ -301,16 +305,35 @@ impl LineWriter<'_> {
         self.cut = true;
     }
 
+    fn number(&mut self, number: u64) {
+        self.raw(itoa::Buffer::new().format(number).as_bytes());
+    }
+
     fn length(&self) -> usize {
         self.out.len() - self.start
     }
 
+    #[inline]
     fn raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
+}
 
-    fn display(&mut self, value: impl fmt::Display) {
-        // Writing to a vector does not fail.
-        let _ = write!(self.out, "{value}");
+// === impl RenderedDecision ===
+
+impl RenderedDecision {
+    /// Renders a decision and the documents that took part in it.
+    pub fn new(decision: Decision, policies: Vec<PolicyRef>) -> Self {
+        let mut text = Vec::new();
+        let mut line = LineWriter { out: &mut text, start: 0, cut: false };
+        line.decision(&decision);
+        line.policies(&policies);
+        let cut = line.cut;
+        Self { decision, policies, text, cut }
+    }
+
+    /// The decision.
+    pub const fn decision(&self) -> &Decision {
+        &self.decision
     }
 }

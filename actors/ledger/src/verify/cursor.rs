@@ -26,17 +26,35 @@ impl<'l> Cursor<'l> {
         self.at
     }
 
+    /// The next eight bytes, the first lowest; zeros stand past the end.
+    #[inline]
+    pub(super) fn word(&self) -> u64 {
+        let rest = &self.line.as_bytes()[self.at..];
+        match rest.first_chunk::<8>() {
+            Some(word) => u64::from_le_bytes(*word),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        }
+    }
+
     pub(super) const fn expected<T>(&self, expected: &'static str) -> Result<T, Malformed> {
         Err(Malformed { at: self.at, expected })
     }
 
     /// Steps over `text` if it stands here.
+    #[inline]
     pub(super) fn skip(&mut self, text: &str) -> bool {
         let found = self.line.as_bytes()[self.at..].starts_with(text.as_bytes());
         self.at += if found { text.len() } else { 0 };
         found
     }
 
+    /// Steps over bytes that [`Cursor::word`] has shown.
+    #[inline]
+    pub(super) const fn advance(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
+
+    #[inline]
     pub(super) fn literal(&mut self, text: &'static str) -> Result<(), Malformed> {
         if self.skip(text) { Ok(()) } else { self.expected(text) }
     }
@@ -47,17 +65,28 @@ impl<'l> Cursor<'l> {
 
     /// A canonically escaped string, its escapes left as they are.
     pub(super) fn text(&mut self) -> Result<&'l str, Malformed> {
-        self.literal("\"")?;
-        let start = self.at;
+        let start = self.at + 1;
+        self.step_over_text()?;
+        Ok(&self.line[start..self.at - 1])
+    }
+
+    /// Steps over a canonically escaped string.
+    #[inline]
+    pub(super) fn step_over_text(&mut self) -> Result<(), Malformed> {
         let bytes = self.line.as_bytes();
+        if bytes.get(self.at) != Some(&b'"') {
+            return self.expected("\"");
+        }
+        self.at += 1;
         loop {
-            let plain = bytes[self.at..].iter().position(|&byte| SPECIAL[usize::from(byte)]);
-            let Some(plain) = plain else { return self.expected("a closing quote") };
-            self.at += plain;
+            let Some(run) = plain_run(&bytes[self.at..]) else {
+                return self.expected("a closing quote");
+            };
+            self.at += run;
             match bytes[self.at] {
                 b'"' => {
                     self.at += 1;
-                    return Ok(&self.line[start..self.at - 1]);
+                    return Ok(());
                 }
                 b'\\' => self.escape()?,
                 _ => return self.expected("an escaped control character"),
@@ -65,6 +94,7 @@ impl<'l> Cursor<'l> {
         }
     }
 
+    #[cold]
     fn escape(&mut self) -> Result<(), Malformed> {
         let bytes = &self.line.as_bytes()[self.at + 1..];
         let length = match bytes {
@@ -87,32 +117,50 @@ impl<'l> Cursor<'l> {
     }
 
     /// An unsigned integer without leading zeros.
+    #[inline]
     pub(super) fn number(&mut self) -> Result<u64, Malformed> {
-        let rest = &self.line[self.at..];
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let canonical = digits == 1 || !rest.starts_with('0');
-        match rest[..digits].parse() {
-            Ok(number) if canonical => {
+        let rest = &self.line.as_bytes()[self.at..];
+        let mut number = Some(0_u64);
+        let mut digits = 0;
+        while let Some(byte @ b'0'..=b'9') = rest.get(digits) {
+            let digit = u64::from(byte - b'0');
+            number = number.and_then(|number| number.checked_mul(10)?.checked_add(digit));
+            digits += 1;
+        }
+        let canonical = digits == 1 || (digits > 1 && rest[0] != b'0');
+        match number.filter(|_| canonical) {
+            Some(number) => {
                 self.at += digits;
                 Ok(number)
             }
-            _ => self.expected("an unsigned integer"),
+            None => self.expected("an unsigned integer"),
         }
     }
 }
 
-/// Bytes at which a string's plain run ends.
-const SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        special[byte] = true;
-        byte += 1;
+/// How many bytes stand before the first quote, backslash or control character, if there is one. Eight
+/// bytes are looked at in one step: `(x - n * 0x01…) & !x & 0x80…` marks the bytes below `n`, exactly up to
+/// the first of them.
+#[inline]
+fn plain_run(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHS: u64 = ONES << 7;
+    let marks = |word: u64| {
+        let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
+        let quote = word ^ (ONES * u64::from(b'"'));
+        let backslash = word ^ (ONES * u64::from(b'\\'));
+        below(word, 0x20) | below(quote, 1) | below(backslash, 1)
+    };
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let marks = marks(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return Some(index * 8 + marks.trailing_zeros() as usize / 8);
+        }
     }
-    special[b'"' as usize] = true;
-    special[b'\\' as usize] = true;
-    special
-};
+    let special = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
+    tail.iter().position(special).map(|at| words.len() * 8 + at)
+}
 
 /// The text that canonical escapes stand for.
 pub(super) fn unescape(escaped: &str) -> String {

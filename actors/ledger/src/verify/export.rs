@@ -5,10 +5,12 @@ mod header;
 
 use std::{
     collections::HashMap,
+    fmt,
     io::{self, BufRead, Read as _, SeekFrom},
 };
 
 use aa_protocol::Timestamp;
+use memchr::memchr;
 
 use self::{closing::Closing, header::Header};
 use super::{
@@ -79,11 +81,15 @@ struct Head {
 }
 
 /// Which entry it is.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Place {
     line: u64,
-    event: String,
+    event: EventText,
 }
+
+/// The text of an entry's id.
+#[derive(Clone, Copy)]
+struct EventText([u8; 30]);
 
 /// A fault that is found later than where it lies. The rest of the export tells which entry to blame.
 enum Suspect {
@@ -96,7 +102,7 @@ enum Suspect {
 }
 
 /// No line of an export is longer: an entry is bounded, and so are the heads of the last line.
-const MAX_LINE: u64 = 1 << 20;
+const MAX_LINE: usize = 1 << 20;
 /// Clocks are adjusted by this much without a warning, in microseconds.
 const CLOCK_STEP: i64 = 1_000_000;
 const CLOSING: &[u8] = b"{\"checkpoint\":";
@@ -104,9 +110,9 @@ const CLOSING: &[u8] = b"{\"checkpoint\":";
 /// The size that the closing line claims, to bring exports into order; the largest when there is none.
 pub(super) fn claimed_size(reader: &mut dyn Source) -> io::Result<u64> {
     let end = reader.seek(SeekFrom::End(0))?;
-    reader.seek(SeekFrom::Start(end.saturating_sub(MAX_LINE)))?;
+    reader.seek(SeekFrom::Start(end.saturating_sub(MAX_LINE as u64)))?;
     let mut tail = Vec::new();
-    reader.take(MAX_LINE).read_to_end(&mut tail)?;
+    reader.take(MAX_LINE as u64).read_to_end(&mut tail)?;
     reader.rewind()?;
     let line = tail.strip_suffix(b"\n").unwrap_or(&tail).rsplit(|byte| *byte == b'\n').next();
     let closing = line.and_then(|line| Closing::parse(std::str::from_utf8(line).ok()?).ok());
@@ -150,13 +156,33 @@ impl Lines<'_> {
     /// Reads the next line, without its line feed; `false` at the end.
     fn next(&mut self) -> Result<bool, Stop> {
         self.buffer.clear();
-        let mut bounded = (&mut *self.reader).take(MAX_LINE);
-        let read = bounded.read_until(b'\n', &mut self.buffer).map_err(Stop::from)?;
-        if self.buffer.last() == Some(&b'\n') {
-            self.buffer.pop();
+        let mut read = 0;
+        while read < MAX_LINE {
+            let available = match self.reader.fill_buf() {
+                Ok([]) => break,
+                Ok(available) => &available[..available.len().min(MAX_LINE - read)],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let end = memchr(b'\n', available);
+            self.buffer.extend_from_slice(&available[..end.unwrap_or(available.len())]);
+            let used = end.map_or(available.len(), |end| end + 1);
+            self.reader.consume(used);
+            read += used;
+            if end.is_some() {
+                break;
+            }
         }
         self.number += u64::from(read > 0);
         Ok(read > 0)
+    }
+}
+
+// === impl EventText ===
+
+impl fmt::Display for EventText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
 
@@ -238,13 +264,12 @@ impl<'c> Proof<'c> {
                 return Err(self.failed(number, event, Problem::Malformed, message));
             }
         };
-        let at = Place { line: number, event: view.id.to_owned() };
+        let at = Place { line: number, event: EventText(*view.id) };
         if view.workspace != self.header.workspace {
             let message = format!("the entry is not of workspace {}", self.header.workspace);
-            return Err(self.failed_at(&at, Problem::ForeignEntry, message));
+            return Err(self.failed_at(at, Problem::ForeignEntry, message));
         }
-        self.check_mac(&view, &at)?;
-        let hash = leaf(&lines.buffer);
+        let hash = self.authenticated_leaf(&view, &lines.buffer, at)?;
         self.chain(&view, at, hash)?;
         self.tree.push(hash);
         self.entries += 1;
@@ -258,9 +283,15 @@ impl<'c> Proof<'c> {
         Ok(())
     }
 
-    fn check_mac(&mut self, view: &EntryView<'_>, at: &Place) -> Result<(), Stop> {
+    /// The entry's leaf hash, once its MAC was held against what the keys file says of it.
+    fn authenticated_leaf(
+        &mut self,
+        view: &EntryView<'_>,
+        line: &[u8],
+        at: Place,
+    ) -> Result<[u8; 32], Stop> {
         let Some(keys) = self.context.keys.filter(|keys| !keys.mac.is_empty()) else {
-            return Ok(());
+            return Ok(leaf(line));
         };
         let id = view.mac_key;
         let Some(key) = keys.mac_key(id) else {
@@ -271,17 +302,17 @@ impl<'c> Proof<'c> {
             let message = format!("the MAC is by key `{id}`, which {problem}");
             return Err(self.failed_at(at, Problem::MacKeyOutOfTime, message));
         }
-        match key.authenticates(view.authenticated, &view.mac) {
-            Some(false) => {
+        match key.authenticates(line, view) {
+            Some((false, _)) => {
                 let message =
                     format!("the MAC by key `{id}` does not match: the entry was altered");
                 Err(self.failed_at(at, Problem::WrongMac, message))
             }
-            Some(true) => {
+            Some((true, leaf)) => {
                 self.macs_checked += 1;
-                Ok(())
+                Ok(leaf)
             }
-            None => Ok(()),
+            None => Ok(leaf(line)),
         }
     }
 
@@ -298,7 +329,7 @@ impl<'c> Proof<'c> {
                  brought to {last}: it was duplicated, inserted or reordered",
                 view.stream, head.place.event
             );
-            return Err(self.failed_at(&at, Problem::Repeated, message));
+            return Err(self.failed_at(at, Problem::Repeated, message));
         }
         if sequence > head.sequence + 1 {
             let (missing, last) = (sequence - head.sequence - 1, head.sequence);
@@ -307,12 +338,12 @@ impl<'c> Proof<'c> {
                  {sequence}, the one before it has {last}",
                 view.stream
             );
-            return Err(self.failed_at(&at, Problem::Gap, message));
+            return Err(self.failed_at(at, Problem::Gap, message));
         }
         if clash || view.prev != head.hash {
             self.suspect = Some(Suspect::Pair {
                 stream: view.stream.to_owned(),
-                earlier: head.place.clone(),
+                earlier: head.place,
                 later: at,
                 later_hash: hash,
                 clash,
@@ -320,7 +351,7 @@ impl<'c> Proof<'c> {
             return Ok(());
         }
         if view.time < head.time.as_str() && stepped_back(&head.time, view.time) {
-            let (count, _) = self.backwards.get_or_insert_with(|| (0, at.clone()));
+            let (count, _) = self.backwards.get_or_insert((0, at));
             *count += 1;
         }
         head.sequence = sequence;
@@ -345,7 +376,7 @@ impl<'c> Proof<'c> {
         }
         if sequence == 1 && view.prev != [0; 32] {
             let message = "the first entry of a stream has a `prev`: it was altered".to_owned();
-            return Err(self.failed_at(&at, Problem::Altered, message));
+            return Err(self.failed_at(at, Problem::Altered, message));
         }
         let head = Head { sequence, hash, time: view.time.to_owned(), place: at };
         self.streams.insert(view.stream.to_owned(), head);
@@ -372,7 +403,7 @@ impl<'c> Proof<'c> {
                      of the chain bears out: it was inserted or altered",
                     right.line, right.event
                 );
-                self.failed_at(wrong, Problem::Repeated, message)
+                self.failed_at(*wrong, Problem::Repeated, message)
             }
             Suspect::Pair { earlier, later, .. } if later_is_vouched_for => {
                 let message = format!(
@@ -380,7 +411,7 @@ impl<'c> Proof<'c> {
                      it was altered",
                     later.line, later.event
                 );
-                self.failed_at(earlier, Problem::Altered, message)
+                self.failed_at(*earlier, Problem::Altered, message)
             }
             Suspect::Pair { earlier, later, .. } => {
                 let message = format!(
@@ -388,14 +419,14 @@ impl<'c> Proof<'c> {
                      nothing after it vouches for it: it was altered or put in another's place",
                     earlier.line, earlier.event
                 );
-                self.failed_at(later, Problem::Altered, message)
+                self.failed_at(*later, Problem::Altered, message)
             }
             Suspect::Start { stream, sequence, at } => {
                 let message = format!(
                     "stream {stream} begins with number {sequence} instead of 1: the entries before \
                      it are missing or it was altered"
                 );
-                self.failed_at(at, Problem::Gap, message)
+                self.failed_at(*at, Problem::Gap, message)
             }
         }
     }
@@ -408,8 +439,8 @@ impl<'c> Proof<'c> {
         }
     }
 
-    fn failed_at(&self, at: &Place, problem: Problem, message: String) -> Stop {
-        self.failed(at.line, Some(at.event.clone()), problem, message)
+    fn failed_at(&self, at: Place, problem: Problem, message: String) -> Stop {
+        self.failed(at.line, Some(at.event.to_string()), problem, message)
     }
 
     fn failed(&self, line: u64, event: Option<String>, problem: Problem, message: String) -> Stop {

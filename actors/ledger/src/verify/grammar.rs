@@ -1,5 +1,8 @@
 //! What an entry's line looks like, as data, and the walk that checks a line against it.
 
+#[cfg(test)]
+mod plain;
+
 use super::cursor::{Cursor, Malformed};
 use crate::format::{KINDS, MAX_DETAIL_KEY, MAX_ENTRY_BYTES, MAX_MAC_KEY_ID};
 
@@ -15,39 +18,69 @@ enum Shape {
 
 struct Member {
     name: &'static str,
+    /// The name as it stands in a line: quoted, with its colon.
+    key: &'static str,
+    /// The first bytes of the key as a word, and which bytes of a word they take.
+    head: (u64, u64),
     required: bool,
     shape: Shape,
 }
 
-const fn must(name: &'static str, shape: Shape) -> Member {
-    Member { name, required: true, shape }
+/// Bytes of a word.
+const WORD: usize = 8;
+
+macro_rules! member {
+    ($name:literal, $required:literal, $shape:expr) => {{
+        let key = concat!("\"", $name, "\":");
+        Member { name: $name, key, head: head(key), required: $required, shape: $shape }
+    }};
 }
 
-const fn may(name: &'static str, shape: Shape) -> Member {
-    Member { name, required: false, shape }
+macro_rules! must {
+    ($name:literal, $shape:expr) => {
+        member!($name, true, $shape)
+    };
+}
+
+macro_rules! may {
+    ($name:literal, $shape:expr) => {
+        member!($name, false, $shape)
+    };
+}
+
+const fn head(key: &str) -> (u64, u64) {
+    let key = key.as_bytes();
+    let (mut word, mut mask) = (0, 0);
+    let mut at = 0;
+    while at < key.len() && at < WORD {
+        word |= (key[at] as u64) << (8 * at);
+        mask |= 0xff << (8 * at);
+        at += 1;
+    }
+    (word, mask)
 }
 
 static ENTRY: [Member; 20] = [
-    must("v", Shape::Number),
-    must("id", Shape::Text),
-    must("workspace", Shape::Text),
-    must("stream", Shape::Text),
-    must("seq", Shape::Number),
-    must("time", Shape::Text),
-    must("kind", Shape::Text),
-    may("actor", Shape::Text),
-    may("action", Shape::Object(&ACTION)),
-    may("verdict", Shape::Text),
-    may("reasons", Shape::List(&Shape::Object(&REASON))),
-    may("approval", Shape::Object(&APPROVAL)),
-    may("findings", Shape::List(&Shape::Object(&FINDING))),
-    may("policies", Shape::List(&Shape::Object(&POLICY))),
-    may("latency_us", Shape::Number),
-    may("trace", Shape::Text),
-    may("detail", Shape::Detail),
-    may("cut", Shape::True),
-    must("prev", Shape::Text),
-    must("mac", Shape::Text),
+    must!("v", Shape::Number),
+    must!("id", Shape::Text),
+    must!("workspace", Shape::Text),
+    must!("stream", Shape::Text),
+    must!("seq", Shape::Number),
+    must!("time", Shape::Text),
+    must!("kind", Shape::Text),
+    may!("actor", Shape::Text),
+    may!("action", Shape::Object(&ACTION)),
+    may!("verdict", Shape::Text),
+    may!("reasons", Shape::List(&Shape::Object(&REASON))),
+    may!("approval", Shape::Object(&APPROVAL)),
+    may!("findings", Shape::List(&Shape::Object(&FINDING))),
+    may!("policies", Shape::List(&Shape::Object(&POLICY))),
+    may!("latency_us", Shape::Number),
+    may!("trace", Shape::Text),
+    may!("detail", Shape::Detail),
+    may!("cut", Shape::True),
+    must!("prev", Shape::Text),
+    must!("mac", Shape::Text),
 ];
 
 const ID: usize = 1;
@@ -61,53 +94,55 @@ const PREV: usize = 18;
 const MAC: usize = 19;
 
 static ACTION: [Member; 17] = [
-    must("id", Shape::Text),
-    must("kind", Shape::Text),
-    may("tool", Shape::Text),
-    may("model", Shape::Text),
-    may("host", Shape::Text),
-    may("port", Shape::Number),
-    may("path", Shape::Text),
-    may("program", Shape::Text),
-    may("argc", Shape::Number),
-    may("child", Shape::Text),
-    may("args_bytes", Shape::Number),
-    may("messages", Shape::Number),
-    may("messages_bytes", Shape::Number),
-    may("max_output_tokens", Shape::Number),
-    may("content_bytes", Shape::Number),
-    may("input_tokens", Shape::Number),
-    may("output_tokens", Shape::Number),
+    must!("id", Shape::Text),
+    must!("kind", Shape::Text),
+    may!("tool", Shape::Text),
+    may!("model", Shape::Text),
+    may!("host", Shape::Text),
+    may!("port", Shape::Number),
+    may!("path", Shape::Text),
+    may!("program", Shape::Text),
+    may!("argc", Shape::Number),
+    may!("child", Shape::Text),
+    may!("args_bytes", Shape::Number),
+    may!("messages", Shape::Number),
+    may!("messages_bytes", Shape::Number),
+    may!("max_output_tokens", Shape::Number),
+    may!("content_bytes", Shape::Number),
+    may!("input_tokens", Shape::Number),
+    may!("output_tokens", Shape::Number),
 ];
 
 static REASON: [Member; 8] = [
-    must("code", Shape::Text),
-    may("policy", Shape::Text),
-    may("revision", Shape::Number),
-    may("version", Shape::Text),
-    may("path", Shape::Text),
-    may("line", Shape::Number),
-    may("column", Shape::Number),
-    must("message", Shape::Text),
+    must!("code", Shape::Text),
+    may!("policy", Shape::Text),
+    may!("revision", Shape::Number),
+    may!("version", Shape::Text),
+    may!("path", Shape::Text),
+    may!("line", Shape::Number),
+    may!("column", Shape::Number),
+    must!("message", Shape::Text),
 ];
 
 static APPROVAL: [Member; 2] =
-    [must("timeout_seconds", Shape::Number), must("roles", Shape::List(&Shape::Text))];
+    [must!("timeout_seconds", Shape::Number), must!("roles", Shape::List(&Shape::Text))];
 
 static FINDING: [Member; 6] = [
-    must("policy", Shape::Text),
-    must("pattern", Shape::Number),
-    must("pointer", Shape::Text),
-    may("in_key", Shape::True),
-    must("offset", Shape::Number),
-    must("length", Shape::Number),
+    must!("policy", Shape::Text),
+    must!("pattern", Shape::Number),
+    must!("pointer", Shape::Text),
+    may!("in_key", Shape::True),
+    must!("offset", Shape::Number),
+    must!("length", Shape::Number),
 ];
 
-static POLICY: [Member; 2] = [must("name", Shape::Text), must("revision", Shape::Number)];
+static POLICY: [Member; 2] = [must!("name", Shape::Text), must!("revision", Shape::Number)];
+
+type Places = [(usize, usize); ENTRY.len()];
 
 /// The members of an entry that its proof needs.
 pub(super) struct EntryView<'l> {
-    pub(super) id: &'l str,
+    pub(super) id: &'l [u8; 30],
     pub(super) workspace: &'l str,
     pub(super) stream: &'l str,
     pub(super) sequence: u64,
@@ -116,8 +151,8 @@ pub(super) struct EntryView<'l> {
     pub(super) prev: [u8; 32],
     pub(super) mac_key: &'l str,
     pub(super) mac: [u8; 32],
-    /// All before `,"mac":`.
-    pub(super) authenticated: &'l str,
+    /// How many bytes stand before `,"mac":`.
+    pub(super) authenticated: usize,
 }
 
 /// Reads a line strictly: every member known, in order, spelled canonically.
@@ -126,24 +161,18 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
     if line.len() > MAX_ENTRY_BYTES {
         return Err(at_start("an entry of at most 65535 bytes"));
     }
-    let mut cursor = Cursor::new(line);
-    let mut places = [(0, 0); ENTRY.len()];
-    object(&mut cursor, &ENTRY, |index, start, end| places[index] = (start, end))?;
-    cursor.end()?;
-
+    let places = places(line)?;
     let value = |member: usize| &line[places[member].0..places[member].1];
     let text = |member: usize| {
-        let quoted = value(member).strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-        quoted.unwrap_or_default()
+        let (start, end) = places[member];
+        line.get(start + 1..end.saturating_sub(1)).unwrap_or_default()
     };
     let bad = |member: usize, expected| Malformed { at: places[member].0, expected };
     if value(0) != "1" {
         return Err(bad(0, "format version 1"));
     }
-    let id = text(ID);
-    if id.len() != 30 || !id.starts_with("evt_") {
-        return Err(bad(ID, "an event id"));
-    }
+    let id = text(ID).as_bytes().try_into().ok().filter(|id: &&[u8; 30]| id.starts_with(b"evt_"));
+    let id = id.ok_or(bad(ID, "an event id"))?;
     let stream = text(STREAM);
     let of_agent = stream.strip_prefix("agent:").is_some_and(|id| id.len() == 36);
     if !of_agent && !matches!(stream, "workspace" | "policies") {
@@ -167,7 +196,7 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
         .and_then(|(key, mac)| Some((key, hex(mac)?)))
         .ok_or(bad(MAC, "<key id>:<64 hex digits>"))?;
     let sequence = value(SEQ).parse().map_err(|_| bad(SEQ, "an unsigned integer"))?;
-    let authenticated = &line[..places[MAC].0 - ",\"mac\":".len()];
+    let authenticated = places[MAC].0 - ",\"mac\":".len();
     Ok(EntryView {
         id,
         workspace: text(WORKSPACE),
@@ -181,32 +210,50 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
     })
 }
 
+/// Where the value of each member stands; `(0, 0)` for those that are absent.
+fn places(line: &str) -> Result<Places, Malformed> {
+    let mut cursor = Cursor::new(line);
+    let mut places = [(0, 0); ENTRY.len()];
+    object(&mut cursor, &ENTRY, |index, start, end| places[index] = (start, end))?;
+    cursor.end()?;
+    Ok(places)
+}
+
 /// Whether the text is `YYYY-MM-DDTHH:MM:SS.ffffffZ`.
 pub(super) fn is_time(text: &str) -> bool {
     const PATTERN: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
+    // Without a way out of the loop, several bytes are looked at in one step; so in `hex`.
     text.len() == PATTERN.len()
-        && text.bytes().zip(PATTERN).all(|(byte, &pattern)| match pattern {
-            b'0' => byte.is_ascii_digit(),
-            _ => byte == pattern,
+        && text.bytes().zip(PATTERN).fold(true, |so_far, (byte, &pattern)| {
+            let fits = if pattern == b'0' { byte.is_ascii_digit() } else { byte == pattern };
+            so_far & fits
         })
 }
 
 /// Reads `2 * N` lower-case hex digits.
 pub(super) fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
+    const NONE: u8 = 0x10;
+    static VALUES: [u8; 256] = {
+        let mut values = [NONE; 256];
+        let mut value = 0;
+        while value < 16 {
+            values[b"0123456789abcdef"[value as usize] as usize] = value;
+            value += 1;
+        }
+        values
+    };
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !odd.is_empty() {
         return None;
     }
     let mut bytes = [0; N];
-    for (place, &digit) in digits.iter().enumerate() {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        bytes[place / 2] = bytes[place / 2] << 4 | value;
+    let mut seen = 0;
+    for (byte, &[high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (VALUES[usize::from(high)], VALUES[usize::from(low)]);
+        seen |= high | low;
+        *byte = high << 4 | low;
     }
-    Some(bytes)
+    (seen & NONE == 0).then_some(bytes)
 }
 
 /// Walks an object whose members must be a subsequence of `members`; tells where each value stands.
@@ -221,15 +268,7 @@ fn object(
         if next > 0 {
             cursor.literal(",")?;
         }
-        let key_at = cursor.at();
-        let key = cursor.text()?;
-        let wrong = Malformed { at: key_at, expected: "the format's next member" };
-        let ahead = members[next..].iter().position(|member| member.name == key).ok_or(wrong)?;
-        if let Some(missing) = members[next..next + ahead].iter().find(|member| member.required) {
-            return Err(Malformed { at: key_at, expected: missing.name });
-        }
-        let index = next + ahead;
-        cursor.literal(":")?;
+        let index = next_member(cursor, &members[next..])? + next;
         let start = cursor.at();
         value(cursor, &members[index].shape)?;
         found(index, start, cursor.at());
@@ -241,9 +280,44 @@ fn object(
     }
 }
 
+/// Steps over the key of one of the `members`, none before it being required, and tells which it is.
+#[inline]
+fn next_member(cursor: &mut Cursor<'_>, members: &'static [Member]) -> Result<usize, Malformed> {
+    let word = cursor.word();
+    for (index, member) in members.iter().enumerate() {
+        let (head, mask) = member.head;
+        if word & mask == head {
+            if member.key.len() <= WORD {
+                cursor.advance(member.key.len());
+                return Ok(index);
+            }
+            if cursor.skip(member.key) {
+                return Ok(index);
+            }
+        }
+        if member.required {
+            break;
+        }
+    }
+    misplaced(cursor, members)
+}
+
+/// What is wrong where none of the `members` can stand.
+#[cold]
+fn misplaced<T>(cursor: &mut Cursor<'_>, members: &'static [Member]) -> Result<T, Malformed> {
+    let at = cursor.at();
+    let key = cursor.text()?;
+    let wrong = Malformed { at, expected: "the format's next member" };
+    let index = members.iter().position(|member| member.name == key).ok_or(wrong)?;
+    if let Some(missing) = members[..index].iter().find(|member| member.required) {
+        return Err(Malformed { at, expected: missing.name });
+    }
+    cursor.expected(":")
+}
+
 fn value(cursor: &mut Cursor<'_>, shape: &'static Shape) -> Result<(), Malformed> {
     match shape {
-        Shape::Text => cursor.text().map(|_| ()),
+        Shape::Text => cursor.step_over_text(),
         Shape::Number => cursor.number().map(|_| ()),
         Shape::True => cursor.literal("true"),
         Shape::Object(members) => object(cursor, members, |_, _, _| {}),
@@ -274,7 +348,7 @@ fn detail(cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
             return Err(Malformed { at, expected: "the next ascending key" });
         }
         cursor.literal(":")?;
-        cursor.text()?;
+        cursor.step_over_text()?;
         last = key;
         if !cursor.skip(",") {
             return cursor.literal("}");

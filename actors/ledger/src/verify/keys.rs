@@ -3,11 +3,12 @@
 use aa_protocol::{JsonError, Timestamp};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::note::LogVerifier;
+use super::{grammar::EntryView, note::LogVerifier};
+use crate::format::LEAF_PREFIX;
 
 /// Trusted keys, read from a keys file:
 /// `{"log_keys":[{"key":"<verifier key>","not_before":…,"not_after":…}],
@@ -135,13 +136,31 @@ fn keyed(secret: &str) -> Option<Hmac<Sha256>> {
 // === impl MacKeyEntry ===
 
 impl MacKeyEntry {
-    /// Whether `mac` is the code of an entry; `None` without the secret.
-    pub(super) fn authenticates(&self, authenticated: &str, mac: &[u8; 32]) -> Option<bool> {
+    /// Whether the entry's MAC is its code, and its leaf hash; `None` without the secret.
+    pub(super) fn authenticates(
+        &self,
+        line: &[u8],
+        view: &EntryView<'_>,
+    ) -> Option<(bool, [u8; 32])> {
+        const BLOCK: usize = 64;
         let mut hmac = self.keyed.clone()?;
-        hmac.update(authenticated.as_bytes());
-        hmac.update(b"}");
+        // Both hashes take a block in turn, the leaf's one byte earlier for its prefix: the processor
+        // works on the two at once.
+        let (body, tail) = line.split_at(view.authenticated);
+        let (lead, rest) = body.split_at(body.len().min(BLOCK - 1));
+        let mut leaf = Sha256::new_with_prefix([LEAF_PREFIX]);
+        Digest::update(&mut leaf, lead);
+        let mut leaf_blocks = rest.chunks(BLOCK);
+        for block in body.chunks(BLOCK) {
+            Mac::update(&mut hmac, block);
+            if let Some(block) = leaf_blocks.next() {
+                Digest::update(&mut leaf, block);
+            }
+        }
+        Mac::update(&mut hmac, b"}");
+        Digest::update(&mut leaf, tail);
         let expected: [u8; 32] = hmac.finalize().into_bytes().into();
-        Some(expected.ct_eq(mac).into())
+        Some((expected.ct_eq(&view.mac).into(), leaf.finalize().into()))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The canonical entry.
 
 use aa_ledger::{
-    ActionSummary, ChainHead, Draft, Entry, EntryError, Hash, Kind, MacKey, PolicyRef, Stream, seal,
+    ActionSummary, ChainHead, Draft, Entry, EntryError, Hash, Kind, MacKey, PolicyRef,
+    RenderedDecision, Stream, seal, seal_rendered,
 };
 use aa_protocol::{
     ActionId, ActionKind, ApprovalTerms, Decision, EventId, Finding, Reason, ReasonCode, Timestamp,
@@ -206,6 +207,32 @@ fn a_detail_key_outside_the_format_is_left_out_and_marked() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_decision_rendered_before_makes_the_same_line(
+        reasons in 0_usize..70,
+        message in "[ -~\u{1}]{0,12}",
+        repeated in 1_usize..120,
+        documents in 0_usize..70,
+        actor in 0_usize..300,
+    ) {
+        let mut decision = full_decision();
+        decision.reasons[0].message = message.repeat(repeated);
+        decision.reasons = vec![decision.reasons[0].clone(); reasons];
+        let policies = vec![PolicyRef { name: message.repeat(3), revision: 7 }; documents];
+        let (action, actor) = (full_action(), "\u{1}".repeat(actor));
+        let bare = Draft { action: Some(&action), actor: Some(&actor), ..draft(agent(1), Kind::Decision) };
+        let listed = Draft { decision: Some(&decision), policies: &policies, ..bare };
+        let rendered = RenderedDecision::new(decision.clone(), policies.clone());
+        let (mut line, mut head) = (Vec::new(), ChainHead::default());
+        seal(&listed, &mut head, &key(), &mut line);
+        let (mut same_line, mut same_head) = (Vec::new(), ChainHead::default());
+        seal_rendered(&bare, &rendered, &mut same_head, &key(), &mut same_line);
+        prop_assert_eq!(String::from_utf8(same_line), String::from_utf8(line));
+        prop_assert_eq!(same_head, head);
+    }
+
     #[test]
     fn any_text_reads_back_as_it_was_written(actor in "\\PC{0,60}", value in any::<String>()) {
         let detail = [("text", value.as_str())];

@@ -291,7 +291,7 @@ impl<'p> Checker<'p> {
         let index = self.patterns.len();
         match &pattern.expr {
             Expr::Literal(LiteralValue::String(literal)) => match re2::compile(literal.inner()) {
-                Ok(regex) => self.patterns.push(Pattern(regex.into())),
+                Ok(compiled) => self.patterns.push(Pattern(compiled.regex.into())),
                 Err(error) => {
                     let message = format!("not an RE2 pattern: {error}");
                     self.fault(DiagnosticCode::InvalidPattern, pattern.id, message, None);

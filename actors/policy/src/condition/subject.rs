@@ -64,6 +64,18 @@ impl<'a> Subject<'a> {
         self.agent.governance_level
     }
 
+    pub(super) const fn tool(&self) -> &'a str {
+        self.tool
+    }
+
+    pub(super) const fn call_args(&self) -> &'a Map<String, Json> {
+        self.args
+    }
+
+    pub(super) const fn agent_facts(&self) -> &'a AgentFacts {
+        self.agent
+    }
+
     pub(super) fn args_size(&self) -> Size {
         *self.args_size.get_or_init(|| size_of_members(self.args))
     }

@@ -1,4 +1,5 @@
 use aa_protocol::{AgentFacts, AgentId, GovernanceLevel, Timestamp};
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -239,4 +240,135 @@ fn arguments_too_large_for_the_condition_are_a_fault() {
     );
     assert_eq!(eval("args.text.contains('y')", args.clone()), Ok(false));
     assert_eq!(eval("tool == 'bash'", args), Ok(true));
+}
+
+fn operand() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "governance_level",
+        "tool",
+        "args.a",
+        "args.b",
+        "args['c']",
+        "args.d.e",
+        "args.d.f.g",
+        "args.list",
+        "args.missing",
+        "agent.name",
+        "agent.team",
+        "agent.org",
+        "agent.labels.env",
+        "agent.labels.none",
+        "agent.id",
+        "1",
+        "0",
+        "-3",
+        "9007199254740993",
+        "2.5",
+        "2.0",
+        "'x'",
+        "'bash'",
+        "'prod'",
+        "'é'",
+        "null",
+        "true",
+        "L1",
+        "L2",
+        "size(args.a)",
+        "args.b.size()",
+        "size(args.list)",
+        "args",
+        "args.d",
+        "[1, 2]",
+        "['x', 'bash', '']",
+        "[1, 'x', 2.5]",
+        "1u",
+    ])
+}
+
+fn expression() -> impl Strategy<Value = String> {
+    let comparison = prop::sample::select(vec!["==", "!=", "<", "<=", ">", ">=", "in"]);
+    let search = prop::sample::select(vec!["contains", "startsWith", "endsWith"]);
+    let leaf = prop_oneof![
+        4 => (operand(), comparison, operand()).prop_map(|(a, by, b)| format!("{a} {by} {b}")),
+        2 => (operand(), search, operand()).prop_map(|(a, by, b)| format!("{a}.{by}({b})")),
+        1 => operand().prop_map(|a| format!("{a}.matches('^b?a.*[xh]$')")),
+        1 => operand().prop_map(str::to_owned),
+        1 => prop::sample::select(vec!["a", "b", "d.e", "d.x", "list", "missing", "missing.y"])
+            .prop_map(|path| format!("has(args.{path})")),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) && ({b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) || ({b})")),
+            inner.clone().prop_map(|a| format!("!({a})")),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(a, b, c)| format!("({a}) ? ({b}) : ({c})")),
+        ]
+    })
+}
+
+fn argument() -> impl Strategy<Value = serde_json::Value> {
+    prop::sample::select(vec![
+        json!(null),
+        json!(true),
+        json!(1),
+        json!(0),
+        json!(-3),
+        json!(2.5),
+        json!(2.0),
+        json!(9_007_199_254_740_993_u64),
+        json!(9_007_199_254_740_992.0),
+        json!(u64::MAX),
+        json!("x"),
+        json!("bash"),
+        json!("é"),
+        json!(""),
+        json!([1, 2]),
+        json!(["x", 1, null]),
+        json!({"g": "x"}),
+        json!({}),
+        json!(1e300),
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_compiled_condition_has_the_value_that_the_evaluator_defines(
+        text in expression(),
+        [a, b, c, e, f] in [argument(), argument(), argument(), argument(), argument()],
+        list in argument(),
+    ) {
+        let Ok(condition) = Condition::parse(&text, Site::default()) else { return Ok(()) };
+        let args = json!({"a": a, "b": b, "c": c, "d": {"e": e, "f": f}, "list": list});
+        let serde_json::Value::Object(args) = args else { return Ok(()) };
+        let agent = agent(GovernanceLevel::L1);
+        let subject = Subject::new("bash", &args, &agent, Timestamp::default());
+        let defined = condition.evaluate_by_reference(&subject);
+        prop_assert_eq!(condition.holds(&subject), defined, "{}", &text);
+        let plain = condition.program.as_ref().and_then(|one| one.holds(&subject, &condition.patterns));
+        prop_assert!(plain.is_none_or(|plain| Ok(plain) == defined), "{}", &text);
+    }
+}
+
+#[test]
+fn conditions_of_the_common_kind_are_compiled() {
+    for (text, args) in [
+        ("args.amount > 1000", json!({"amount": 12})),
+        ("args.path.startsWith('/etc/')", json!({"path": "/srv"})),
+        ("governance_level >= L2 && args.env == 'prod'", json!({"env": "x"})),
+        ("args.amount > 1000 && tool in ['pay', 'bash']", json!({"amount": 2_000.5})),
+        ("agent.labels.env == 'prod' || has(args.force)", json!({})),
+        ("args.cmd.matches('rm -rf|mkfs')", json!({"cmd": "ls"})),
+        ("!(args.n in [1, 2, 3]) && size(args.list) < 5", json!({"n": 1, "list": []})),
+    ] {
+        let condition = Condition::parse(text, Site::default()).unwrap();
+        let serde_json::Value::Object(args) = args else { panic!("arguments are an object") };
+        let agent = agent(GovernanceLevel::L1);
+        let subject = Subject::new("bash", &args, &agent, Timestamp::default());
+        let plain =
+            condition.program.as_ref().and_then(|one| one.holds(&subject, &condition.patterns));
+        assert_eq!(plain.map(Ok), Some(condition.evaluate_by_reference(&subject)), "{text}");
+    }
 }

@@ -50,6 +50,30 @@ pub async fn a_refused_transaction_applies_nothing_and_succeeds_when_run_again(s
     again.commit().await.unwrap();
 }
 
+/// A write that asks for no conflict has none, is seen all the same, and does not take away the conflict of
+/// an earlier write of the same key.
+pub async fn a_put_without_conflict_does_not_conflict(store: TestStore) {
+    let mut reader = begin(&store).await;
+    reader.get(b"quiet").await.unwrap();
+    reader.put(bytes("result"), bytes("1"));
+    let mut writer = begin(&store).await;
+    writer.put_without_conflict(bytes("quiet"), bytes("new"));
+    assert_eq!(writer.get(b"quiet").await.unwrap(), Some(bytes("new")));
+    writer.commit().await.unwrap();
+    reader.commit().await.unwrap();
+    assert_eq!(get(&store, "quiet").await, Some(bytes("new")));
+
+    let mut reader = begin(&store).await;
+    reader.get(b"loud").await.unwrap();
+    reader.put(bytes("result"), bytes("2"));
+    let mut writer = begin(&store).await;
+    writer.put(bytes("loud"), bytes("old"));
+    writer.put_without_conflict(bytes("loud"), bytes("new"));
+    writer.commit().await.unwrap();
+    assert_eq!(get(&store, "loud").await, Some(bytes("new")));
+    assert_conflict(reader.commit().await);
+}
+
 /// Reads that ask for no conflict have none.
 pub async fn snapshot_reads_do_not_conflict(store: TestStore) {
     let mut transaction = begin(&store).await;

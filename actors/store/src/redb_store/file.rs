@@ -1,104 +1,101 @@
-//! The store's file: creating, opening, telling what is wrong with it, and metering its writes.
+//! The database file: creating and opening it, its header, and telling what is wrong with it.
 
 use std::{
-    fs::{File, OpenOptions},
     io,
-    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
 use redb::{
-    BackendError, Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError,
-    TableDefinition, TableError, backends::FileBackend,
+    Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError,
+    TableDefinition, TableError, WriteTransaction,
 };
 
-use super::{PAIRS, RedbOptions, RedbStats, Verify};
+use super::{
+    PAIRS, RedbOptions, Verify,
+    disk::{self, Disk},
+    log::LogPosition,
+    meters::{MeteredBackend, MeteredDisk},
+};
 use crate::{OpenError, StoreError};
 
-/// Facts about the file itself: the key `format` holds the format's number, 4 bytes, big-endian.
+/// Facts about the file itself, big-endian: `format` is the format's number, 4 bytes; `log` is where the
+/// log begins: its id, 8, its first segment, 8, that segment's first record, 8, and whether there may
+/// be records at all, 1.
 const META: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("meta");
 const FORMAT_KEY: &[u8] = b"format";
-/// The format of what is stored: one table of raw pairs.
-pub(super) const FORMAT: u32 = 1;
+const LOG_KEY: &[u8] = b"log";
+/// The format of what is stored: one table of raw pairs, and a log beside the file.
+pub(super) const FORMAT: u32 = 2;
+/// The oldest format that is read; it becomes [`FORMAT`] by opening. It has no log.
+pub(super) const OLDEST_FORMAT: u32 = 1;
 
-/// Counters that the writer and the file bump.
-#[derive(Debug, Default)]
-pub(super) struct Meters {
-    pub(super) commits: AtomicU64,
-    pub(super) transactions: AtomicU64,
-    pub(super) conflicts: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    fsyncs: AtomicU64,
-    file_bytes: AtomicU64,
-    #[cfg(test)]
-    pub(super) disk: TestDisk,
-}
-
-/// What tests do to the disk.
-#[cfg(test)]
-#[derive(Debug, Default)]
-pub(super) struct TestDisk {
-    /// While set, every write and sync fails like this.
-    pub(super) failure: parking_lot::Mutex<Option<io::ErrorKind>>,
-    /// While locked, every sync waits.
-    pub(super) sync: parking_lot::Mutex<()>,
-}
-
-/// A file that counts what is written to it.
-#[derive(Debug)]
-struct MeteredFile {
-    file: FileBackend,
-    meters: Arc<Meters>,
+/// What the file says about itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    /// Where the log begins; none if the store never had one.
+    pub(super) log: Option<LogPosition>,
 }
 
 /// Opens the file, or creates it if there is none.
 pub(super) fn open_or_create(
+    disk: &MeteredDisk,
     path: &Path,
     options: &RedbOptions,
-) -> Result<(Database, Arc<Meters>), OpenError> {
-    match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => open(path, file, options),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-            let file = OpenOptions::new().read(true).write(true).open(path);
-            let file = file.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-            open(path, file, options)
+) -> Result<(Database, Header), OpenError> {
+    let backend = match disk.backend(path) {
+        Err(DatabaseError::Storage(StorageError::Io(error)))
+            if error.kind() == io::ErrorKind::NotFound =>
+        {
+            create(disk, path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+            disk.backend(path)
         }
-        Err(source) => Err(OpenError::Io { path: path.to_owned(), source }),
-    }
+        opened => opened,
+    };
+    open(path, backend.map_err(|error| database_error(path, error))?, options)
 }
 
 /// Puts an empty store at `path`. It is made under another name first, so that a crash leaves either
 /// none or a whole one; if another process is faster, its file stays.
-fn create(path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    // Made with mode 0600.
-    let nascent = tempfile::Builder::new().prefix(".store-").tempfile_in(directory)?;
-    let database = Builder::new()
-        .create_with_backend(FileBackend::new(nascent.reopen()?).map_err(io::Error::other)?)
-        .map_err(io::Error::other)?;
-    write_header(&database).map_err(io::Error::other)?;
-    database.close().map_err(io::Error::other)?;
-    nascent.as_file().sync_all()?;
-    match nascent.persist_noclobber(path) {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error.error),
+fn create(disk: &MeteredDisk, path: &Path) -> io::Result<()> {
+    let directory = disk::parent(path);
+    let nascent = directory.join(format!(".store-{:016x}", fastrand::u64(..)));
+    disk.create(&nascent)?;
+    let made = fill(disk, &nascent).and_then(|()| match disk.rename_new(&nascent, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.remove(&nascent),
+        renamed => renamed,
+    });
+    if let Err(error) = made {
+        // What made this fail says more than what a removal could.
+        let _ = disk.remove(&nascent);
+        return Err(error);
     }
     // A name is durable only once its directory is.
-    File::open(directory)?.sync_all()
+    disk.sync_directory(directory)
+}
+
+/// Makes an empty file an empty store.
+fn fill(disk: &MeteredDisk, path: &Path) -> io::Result<()> {
+    let backend = disk.backend(path).map_err(into_io)?;
+    let database = Builder::new().create_with_backend(backend).map_err(into_io)?;
+    write_header(&database).map_err(into_io)?;
+    database.close().map_err(into_io)
+}
+
+fn into_io(error: impl Into<redb::Error>) -> io::Error {
+    match error.into() {
+        redb::Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
 }
 
 fn write_header(database: &Database) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
     {
         transaction.open_table(PAIRS)?;
         let mut meta = transaction.open_table(META)?;
@@ -110,28 +107,24 @@ fn write_header(database: &Database) -> Result<(), redb::Error> {
 
 fn open(
     path: &Path,
-    file: File,
+    backend: MeteredBackend,
     options: &RedbOptions,
-) -> Result<(Database, Arc<Meters>), OpenError> {
+) -> Result<(Database, Header), OpenError> {
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     // redb would make a new database of an empty file; ours are never empty, so it lost its contents.
-    if file.metadata().map_err(io)?.len() == 0 {
+    if backend.len().map_err(io)? == 0 {
         return Err(corrupt("it is empty".to_owned()));
     }
-    let meters = Arc::new(Meters::default());
-    let file = FileBackend::new(file).map_err(|error| database_error(path, error))?;
-    let backend = MeteredFile { file, meters: Arc::clone(&meters) };
     // A damaged file may trip assertions of redb; the damage must reach people as an error.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = builder(path, options)
             .create_with_backend(backend)
             .map_err(|error| database_error(path, error))?;
-        check_header(path, &database)?;
-        Ok(database)
+        let header = read_header(path, &database)?;
+        Ok((database, header))
     }));
-    let database = opened.map_err(|_| corrupt("its pages contradict each other".to_owned()))??;
-    Ok((database, meters))
+    opened.map_err(|_| corrupt("its pages contradict each other".to_owned()))?
 }
 
 fn builder(path: &Path, options: &RedbOptions) -> Builder {
@@ -149,10 +142,10 @@ fn builder(path: &Path, options: &RedbOptions) -> Builder {
     builder
 }
 
-fn check_header(path: &Path, database: &Database) -> Result<(), OpenError> {
-    let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
-    let damaged = |error: StorageError| corrupt(error.to_string());
-    let transaction = database.begin_read().map_err(|error| corrupt(error.to_string()))?;
+fn read_header(path: &Path, database: &Database) -> Result<Header, OpenError> {
+    let corrupt = |what: &str| OpenError::Corrupt { path: path.to_owned(), what: what.to_owned() };
+    let damaged = |error: StorageError| corrupt(&error.to_string());
+    let transaction = database.begin_read().map_err(|error| corrupt(&error.to_string()))?;
     let meta = match transaction.open_table(META) {
         Ok(meta) => meta,
         Err(TableError::Storage(error)) => return Err(damaged(error)),
@@ -162,13 +155,58 @@ fn check_header(path: &Path, database: &Database) -> Result<(), OpenError> {
         return Err(OpenError::Foreign { path: path.to_owned() });
     };
     let Ok(format) = <[u8; 4]>::try_from(format.value()) else {
-        return Err(corrupt("its format record is malformed".to_owned()));
+        return Err(corrupt("its format record is malformed"));
     };
     let found = u32::from_be_bytes(format);
-    if found != FORMAT {
+    if !(OLDEST_FORMAT..=FORMAT).contains(&found) {
         return Err(OpenError::Format { path: path.to_owned(), found, supported: FORMAT });
     }
+    let log = match meta.get(LOG_KEY).map_err(damaged)? {
+        None => None,
+        Some(position) => {
+            let position = decode_position(position.value());
+            Some(position.ok_or_else(|| corrupt("its record of the log is malformed"))?)
+        }
+    };
+    Ok(Header { log })
+}
+
+/// Notes in `transaction` where the log begins once it is committed.
+pub(super) fn write_position(
+    transaction: &WriteTransaction,
+    position: &LogPosition,
+) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    meta.insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
+    meta.insert(LOG_KEY, encode_position(position).as_slice())?;
     Ok(())
+}
+
+fn encode_position(position: &LogPosition) -> [u8; 25] {
+    let LogPosition { id, segment, sequence, in_use } = *position;
+    let mut encoded = [0; 25];
+    encoded[..8].copy_from_slice(&id.to_be_bytes());
+    encoded[8..16].copy_from_slice(&segment.to_be_bytes());
+    encoded[16..24].copy_from_slice(&sequence.to_be_bytes());
+    encoded[24] = u8::from(in_use);
+    encoded
+}
+
+fn decode_position(encoded: &[u8]) -> Option<LogPosition> {
+    let (id, rest) = encoded.split_first_chunk()?;
+    let (segment, rest) = rest.split_first_chunk()?;
+    let (sequence, rest) = rest.split_first_chunk()?;
+    let in_use = match rest {
+        [0] => false,
+        [1] => true,
+        _ => return None,
+    };
+    Some(LogPosition {
+        id: u64::from_be_bytes(*id),
+        segment: u64::from_be_bytes(*segment),
+        sequence: u64::from_be_bytes(*sequence),
+        in_use,
+    })
 }
 
 fn database_error(path: &Path, error: DatabaseError) -> OpenError {
@@ -192,117 +230,44 @@ fn database_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
+/// Says why the store at `path` cannot be opened.
+pub(super) fn open_error(path: &Path, error: redb::Error) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+            OpenError::Io { path, source }
+        }
+        other => OpenError::Corrupt { path, what: other.to_string() },
+    }
+}
+
 /// Says what a failure of redb means for the store at `path`.
 pub(super) fn storage_error(path: &Path, error: redb::Error) -> StoreError {
-    let path: PathBuf = path.to_owned();
     match error {
-        redb::Error::Corrupted(what) => StoreError::Corrupt { path, what: what.into() },
-        redb::Error::Io(source) => match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path },
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                StoreError::ReadOnly { path }
-            }
-            io::ErrorKind::UnexpectedEof => {
-                StoreError::Corrupt { path, what: "it is cut short".into() }
-            }
-            _ => StoreError::Io { path, source: Arc::new(source) },
-        },
-        other => StoreError::Io { path, source: Arc::new(io::Error::other(other.to_string())) },
-    }
-}
-
-// === impl Meters ===
-
-impl Meters {
-    pub(super) fn read(&self) -> RedbStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        RedbStats {
-            commits: read(&self.commits),
-            transactions: read(&self.transactions),
-            conflicts: read(&self.conflicts),
-            fsyncs: read(&self.fsyncs),
-            bytes: read(&self.bytes),
-            file_bytes: read(&self.file_bytes),
+        redb::Error::Corrupted(what) => {
+            StoreError::Corrupt { path: path.to_owned(), what: what.into() }
         }
+        redb::Error::Io(source) => io_error(path, source),
+        other => io_error(path, io::Error::other(other.to_string())),
     }
 }
 
-// === impl MeteredFile ===
-
-impl StorageBackend for MeteredFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        #[cfg(test)]
-        self.meters.disk.before_write()?;
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        #[cfg(test)]
-        self.meters.disk.before_sync()?;
-        self.meters.fsyncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        #[cfg(test)]
-        self.meters.disk.before_write()?;
-        self.meters.file_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.file.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.file.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.query_lock_range(start, end)
+/// Says what a failure of the disk means for the store at `path`.
+pub(super) fn io_error(path: &Path, source: io::Error) -> StoreError {
+    let path: PathBuf = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path },
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            StoreError::ReadOnly { path }
+        }
+        io::ErrorKind::UnexpectedEof => {
+            StoreError::Corrupt { path, what: "it is cut short".into() }
+        }
+        _ => StoreError::Io { path, source: Arc::new(source) },
     }
 }
 
 #[cfg(test)]
-impl TestDisk {
-    fn before_write(&self) -> io::Result<()> {
-        self.failure.lock().map_or(Ok(()), |kind| Err(kind.into()))
-    }
-
-    fn before_sync(&self) -> io::Result<()> {
-        drop(self.sync.lock());
-        self.before_write()
-    }
-}
-
 /// Rewrites the format record of a closed store.
 #[cfg(test)]
 pub(super) fn set_format(path: &Path, format: u32) {
@@ -313,4 +278,17 @@ pub(super) fn set_format(path: &Path, format: u32) {
         meta.insert(FORMAT_KEY, format.to_be_bytes().as_slice()).unwrap();
     }
     transaction.commit().unwrap();
+}
+
+/// Makes an empty database a store of the first format.
+#[cfg(test)]
+pub(super) fn write_first_format(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(PAIRS)?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(FORMAT_KEY, OLDEST_FORMAT.to_be_bytes().as_slice())?;
+    }
+    transaction.commit()?;
+    Ok(())
 }

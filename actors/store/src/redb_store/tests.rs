@@ -1,5 +1,10 @@
-use std::{fs, io, os::unix::fs::PermissionsExt};
+mod damage;
+mod faults;
+mod small;
 
+use std::{fs, io, os::unix::fs::PermissionsExt, path::PathBuf};
+
+use bytes::Bytes;
 use futures::FutureExt;
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
@@ -45,12 +50,17 @@ async fn what_was_committed_is_there_after_reopening() {
 }
 
 #[test]
-fn a_new_file_is_for_its_owner_only_and_alone_in_its_directory() {
+fn a_new_store_is_a_file_and_a_log_for_their_owner_only() {
     let directory = TempDir::new().unwrap();
     let store = open(&directory).unwrap();
-    let mode = fs::metadata(store.path()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(store.path()), 0o600);
+    let log = recovery::directory_of(store.path());
+    assert_eq!(mode(&log), 0o700);
+    for segment in fs::read_dir(&log).unwrap() {
+        assert_eq!(mode(&segment.unwrap().path()), 0o600);
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
 }
 
 #[test]
@@ -246,6 +256,7 @@ async fn transactions_that_wait_together_share_an_fsync() {
     assert_eq!(after.transactions, TRANSACTIONS);
     assert_eq!(after.bytes, TRANSACTIONS * 13);
     assert!(after.commits <= 2, "those that came first, then all the others: {after:?}");
-    assert_eq!(after.fsyncs - before.fsyncs, after.commits, "one fsync per group: {after:?}");
+    let fsyncs = after.log_fsyncs - before.log_fsyncs;
+    assert_eq!(fsyncs, after.commits, "one fsync per group: {after:?}");
     assert!(after.file_bytes > after.bytes);
 }

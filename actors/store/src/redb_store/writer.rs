@@ -1,22 +1,33 @@
-//! The one thread that writes.
+//! The one thread that commits.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+};
 
-use redb::Durability;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{PAIRS, RedbSnapshot, Shared, file::storage_error};
+use super::{
+    Shared,
+    file::io_error,
+    flush::{FlushJob, FlushQueue},
+    log::{AppendError, Log},
+    memtable::Layer,
+    meters,
+};
 use crate::{
-    CommitError, HistoryBounds, MAX_TRANSACTION_BYTES, StoreError, Version,
+    CommitError, HistoryBounds, Version,
     resolver::{CommitRequest, Resolver},
+    write_set::WriteSet,
 };
 
 /// Transactions that may wait for the writer; more wait in their callers.
-pub(super) const QUEUE_LENGTH: usize = 1024;
-/// Transactions that share one fsync. Larger groups make the first wait longer and gain little.
-const MAX_GROUP: usize = 256;
-/// Bytes that share one fsync; a single transaction may reach it alone.
-const MAX_GROUP_BYTES: usize = MAX_TRANSACTION_BYTES;
+pub(super) const QUEUE_LENGTH: usize = 4096;
+/// Bytes that share one fsync; a single transaction may be larger alone. More would make the first of
+/// them wait longer and gain little.
+const MAX_GROUP_BYTES: usize = 4 << 20;
+/// Ranges that a layer notes as cleared before it is flushed: each commit that clears one copies them.
+const MAX_CLEARED: usize = 1024;
 
 /// One transaction on its way.
 pub(super) struct Job {
@@ -26,43 +37,55 @@ pub(super) struct Job {
 
 /// The writer's state, owned by its thread.
 pub(super) struct Writer {
-    database: redb::Database,
     shared: Arc<Shared>,
     resolver: Resolver,
     latest: Version,
+    log: Log,
+    /// Takes the commits; readers see what is published of it.
+    active: Layer,
+    /// When the active layer is to be flushed, in bytes. At twice this, commits wait.
+    flush_at: usize,
+    flushing: FlushQueue,
+    /// The threads that work for this one.
+    threads: Vec<JoinHandle<()>>,
+    /// Whether to wait for them after each group.
+    in_step: bool,
 }
 
-/// A group that was not written whole.
-struct Failure {
-    error: StoreError,
-    /// Whether it may be durable nevertheless.
-    unknown: bool,
+/// What a writer begins with.
+pub(super) struct WriterParts {
+    pub(super) history: HistoryBounds,
+    pub(super) latest: Version,
+    pub(super) log: Log,
+    pub(super) flush_at: usize,
+    pub(super) flushing: FlushQueue,
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) in_step: bool,
 }
 
 // === impl Writer ===
 
 impl Writer {
-    pub(super) fn new(
-        database: redb::Database,
-        shared: Arc<Shared>,
-        history: HistoryBounds,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, active: Layer, parts: WriterParts) -> Self {
+        let WriterParts { history, latest, log, flush_at, flushing, threads, in_step } = parts;
         let resolver = Resolver::new(history);
-        Self { database, shared, resolver, latest: Version::default() }
+        Self { shared, resolver, latest, log, active, flush_at, flushing, threads, in_step }
     }
 
-    /// Writes until the queue is closed and empty.
+    /// Writes until the queue is closed and empty, then moves everything into the database file.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut waiting = Vec::with_capacity(MAX_GROUP);
-        while queue.blocking_recv_many(&mut waiting, MAX_GROUP) > 0 {
+        let mut waiting = Vec::with_capacity(QUEUE_LENGTH);
+        while queue.blocking_recv_many(&mut waiting, QUEUE_LENGTH) > 0 {
             while !waiting.is_empty() {
                 let count = group_length(&waiting);
                 self.write_group(waiting.drain(..count));
             }
         }
+        self.finish();
     }
 
-    fn write_group(&mut self, jobs: impl Iterator<Item = Job>) {
+    fn write_group(&mut self, jobs: impl ExactSizeIterator<Item = Job>) {
+        self.wait_for_room();
         if let Some(stopped) = self.shared.stopped.get() {
             for job in jobs {
                 job.answer(Err(stopped.clone().into()));
@@ -70,7 +93,7 @@ impl Writer {
             return;
         }
         let now = self.shared.clock.elapsed();
-        let mut admitted = Vec::with_capacity(MAX_GROUP);
+        let mut admitted = Vec::with_capacity(jobs.len());
         let mut refused = Vec::new();
         for job in jobs {
             let version = self.latest.next();
@@ -84,18 +107,20 @@ impl Writer {
         }
         self.write_admitted(admitted);
         // Told only now, so that another try sees what it conflicted with.
-        self.shared.meters.conflicts.fetch_add(refused.len() as u64, Ordering::Relaxed);
+        meters::add(&self.shared.meters.conflicts, refused.len());
         for job in refused {
             job.answer(Err(CommitError::Conflict));
         }
+        self.flush_when_due();
     }
 
-    fn write_admitted(&self, admitted: Vec<(Job, Version)>) {
+    fn write_admitted(&mut self, admitted: Vec<(Job, Version)>) {
         if admitted.is_empty() {
             return;
         }
-        if let Err(Failure { error, unknown }) = self.write(&admitted) {
-            let stopped = self.stop(error);
+        let group = admitted.iter().map(|(job, _)| &job.request.writes);
+        if let Err(AppendError { error, unknown }) = self.log.append(group) {
+            let stopped = self.shared.stop(io_error(&self.shared.path, error));
             for (job, _) in admitted {
                 let stopped = stopped.clone();
                 job.answer(Err(if unknown {
@@ -106,13 +131,14 @@ impl Writer {
             }
             return;
         }
-        match RedbSnapshot::of(&self.database, self.latest, &self.shared.path) {
-            Ok(snapshot) => self.shared.latest.store(Arc::new(snapshot)),
-            // The group is durable and is answered so, but nobody could read it.
-            Err(error) => {
-                self.stop(error);
-            }
+        for (job, version) in &admitted {
+            apply(&mut self.active, &job.request.writes, *version);
         }
+        let (latest, active) = (self.latest, &self.active);
+        self.shared.publish(|snapshot| {
+            snapshot.version = latest;
+            snapshot.active = active.clone();
+        });
         self.meter(&admitted);
         for (job, version) in admitted {
             let Job { request, reply } = job;
@@ -122,60 +148,91 @@ impl Writer {
         }
     }
 
-    /// Makes a group durable.
-    fn write(&self, group: &[(Job, Version)]) -> Result<(), Failure> {
-        let failed = |error: redb::Error, unknown| Failure {
-            error: storage_error(&self.shared.path, error),
-            unknown,
-        };
-        let transaction = self.fill(group).map_err(|error| failed(error, false))?;
-        transaction.commit().map_err(|error| failed(error.into(), true))
-    }
-
-    fn fill(&self, group: &[(Job, Version)]) -> Result<redb::WriteTransaction, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        {
-            let mut pairs = transaction.open_table(PAIRS)?;
-            for (job, _) in group {
-                for range in job.request.writes.cleared() {
-                    pairs.retain_in::<&[u8], _>(range.bounds(), |_, _| false)?;
-                }
-                for (key, value) in job.request.writes.keys() {
-                    match value {
-                        Some(value) => pairs.insert(&key[..], &value[..])?,
-                        None => pairs.remove(&key[..])?,
-                    };
-                }
-            }
+    /// Bounds memory: no commit while one layer is full and the one before it is not flushed.
+    fn wait_for_room(&mut self) {
+        let full = self.active.table.bytes() >= 2 * self.flush_at
+            || self.active.cleared.len() >= MAX_CLEARED;
+        if full && !self.flushing.is_idle() {
+            self.shared.meters.waits.fetch_add(1, Ordering::Relaxed);
+            self.flushing.wait();
+            self.flush_when_due();
         }
-        Ok(transaction)
     }
 
-    /// Ends all writing: after a failed write or fsync, what memory and page cache hold may differ
-    /// from the disk, and only reopening tells what is there.
-    fn stop(&self, error: StoreError) -> StoreError {
-        tracing::error!(path = %self.shared.path.display(), %error, "the store stops");
-        let stopped = StoreError::Stopped { cause: Arc::new(error) };
-        self.shared.stopped.get_or_init(|| stopped).clone()
+    fn flush_when_due(&mut self) {
+        let due =
+            self.active.table.bytes() >= self.flush_at || self.active.cleared.len() >= MAX_CLEARED;
+        if due && self.shared.stopped.get().is_none() && self.flushing.is_idle() {
+            self.flush();
+        } else if self.active.table.bytes() >= self.flush_at / 2 {
+            self.log.prepare();
+        }
+        if self.in_step {
+            self.flushing.wait();
+            self.log.settle();
+        }
+    }
+
+    /// Freezes the active layer and has it flushed.
+    fn flush(&mut self) {
+        let (position, segments) = match self.log.cut() {
+            Ok(cut) => cut,
+            Err(error) => {
+                self.shared.stop(io_error(&self.shared.path, error));
+                return;
+            }
+        };
+        let layer = std::mem::take(&mut self.active);
+        let active = &self.active;
+        self.shared.publish(|snapshot| {
+            snapshot.frozen = Some(std::mem::replace(&mut snapshot.active, active.clone()));
+        });
+        self.flushing.submit(FlushJob { layer, position, segments });
+    }
+
+    /// Leaves nothing in the log, so that the next opening has nothing to read.
+    fn finish(&mut self) {
+        self.flushing.wait();
+        if self.shared.stopped.get().is_none() {
+            let layer = std::mem::take(&mut self.active);
+            let position = self.log.position(false);
+            self.flushing.submit(FlushJob { layer, position, segments: Vec::new() });
+            self.flushing.wait();
+        }
     }
 
     fn meter(&self, group: &[(Job, Version)]) {
         let bytes: usize = group.iter().map(|(job, _)| job.request.bytes).sum();
         let meters = &self.shared.meters;
         meters.commits.fetch_add(1, Ordering::Relaxed);
-        meters.transactions.fetch_add(group.len() as u64, Ordering::Relaxed);
-        meters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        meters::add(&meters.transactions, group.len());
+        meters::add(&meters.bytes, bytes);
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let path = self.shared.path.clone();
-            self.stop(StoreError::Corrupt { path, what: "its pages contradict each other".into() });
+            self.shared.stop_damaged();
+        }
+        self.flushing.close();
+        self.log.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(path = %self.shared.path.display(), "a thread of the store panicked");
+            }
         }
         self.shared.watches.close();
+    }
+}
+
+/// Applies a transaction to the layer that takes the commits.
+fn apply(layer: &mut Layer, writes: &WriteSet, version: Version) {
+    for range in writes.cleared() {
+        layer.clear(&range, version);
+    }
+    for (key, value) in writes.keys() {
+        layer.table.insert(key.clone(), version, value.cloned());
     }
 }
 

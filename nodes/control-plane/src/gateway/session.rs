@@ -12,12 +12,13 @@ use std::{
 };
 
 use aa_governance::{
-    agent::{Answer, NotRegistered, Request as CheckRequest},
+    agent::{Answer, Check, NotRegistered, Request as CheckRequest},
     notice::Notice,
 };
 use aa_protocol::{EventId, wire::v1};
 use aa_runtime::{Fault, Reply};
-use futures::Stream;
+use futures::{FutureExt, Stream};
+use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -31,6 +32,11 @@ use crate::admission::CallerGauges;
 
 /// How long a draining session waits for its client to go.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// The most actions that go to the agent's actor as one message, which it handles in one go.
+const MAX_BATCH: usize = 32;
+/// With this many bytes of actions a batch is closed.
+const MAX_BATCH_BYTES: usize = 64 << 10;
 
 /// A frame on its way out. It is put into words only when it leaves, on the session's own task and not on
 /// the journal's.
@@ -56,6 +62,9 @@ struct Session {
     gauges: CallerGauges,
     slots: Arc<Semaphore>,
     out: mpsc::UnboundedSender<Outgoing>,
+    /// Actions taken and not yet handed on: those that arrived together go together.
+    checks: Vec<Check>,
+    checked_bytes: usize,
 }
 
 /// Whether a session goes on.
@@ -78,6 +87,8 @@ pub(super) fn open(
         gateway,
         caller,
         out,
+        checks: Vec::new(),
+        checked_bytes: 0,
     };
     tokio::spawn(session.run(frames));
     Box::pin(Frames(outgoing))
@@ -95,19 +106,13 @@ impl Session {
             tokio::select! {
                 // The peer that stopped reading altogether is gone.
                 () = self.out.closed() => return,
-                frame = frames.message() => match frame {
-                    Ok(Some(frame)) => {
-                        if self.take(frame, slot).await == Next::End {
-                            return;
-                        }
-                    }
-                    // A half-closed session still gets the answers it waits for.
-                    Ok(None) => return,
-                    Err(error) => {
-                        self.broken(&error).await;
+                frame = frames.message() => {
+                    let next = self.take_ready(frame, slot, &mut frames).await;
+                    self.send_checks();
+                    if next == Next::End {
                         return;
                     }
-                },
+                }
                 notice = notices.recv() => self.tell(notice, slot),
                 () = drained(&mut draining) => {
                     self.send(0, Body::Frame(v1::server_frame::Body::Draining(v1::Draining {})), slot);
@@ -118,11 +123,56 @@ impl Session {
         self.drain(frames).await;
     }
 
+    /// Takes a frame and those behind it that have arrived already, up to a batch.
+    async fn take_ready(
+        &mut self,
+        first: Result<Option<v1::ClientFrame>, Status>,
+        slot: OwnedSemaphorePermit,
+        frames: &mut Streaming<v1::ClientFrame>,
+    ) -> Next {
+        let (mut frame, mut slot) = (first, slot);
+        loop {
+            match frame {
+                Ok(Some(frame)) => {
+                    if self.take(frame, slot).await == Next::End {
+                        return Next::End;
+                    }
+                }
+                // A half-closed session still gets the answers it waits for.
+                Ok(None) => return Next::End,
+                Err(error) => {
+                    self.send_checks();
+                    self.broken(&error).await;
+                    return Next::End;
+                }
+            }
+            if self.checks.len() >= MAX_BATCH || self.checked_bytes >= MAX_BATCH_BYTES {
+                return Next::GoOn;
+            }
+            let Ok(free) = Arc::clone(&self.slots).try_acquire_owned() else { return Next::GoOn };
+            let Some(arrived) = frames.message().now_or_never() else { return Next::GoOn };
+            (frame, slot) = (arrived, free);
+        }
+    }
+
+    /// Hands the actions taken so far to the agent's actor.
+    fn send_checks(&mut self) {
+        self.checked_bytes = 0;
+        if !self.checks.is_empty() {
+            let checks = std::mem::take(&mut self.checks);
+            self.gateway.inner.governance.check_all(&self.caller.id, checks);
+        }
+    }
+
     async fn take(&mut self, frame: v1::ClientFrame, slot: OwnedSemaphorePermit) -> Next {
         use v1::client_frame::Body as Client;
         let v1::ClientFrame { tag, body } = frame;
         if tag == 0 {
             return self.misused(slot, "`tag` is 0, which is the gateway's own").await;
+        }
+        if !matches!(body, Some(Client::Check(_))) {
+            // What a client sends in order is taken in order.
+            self.send_checks();
         }
         if let Some(Client::Token(token)) = body {
             return self.renew(tag, &token, slot).await;
@@ -140,9 +190,10 @@ impl Session {
         Next::GoOn
     }
 
-    async fn check(&self, tag: u64, action: v1::Action, slot: OwnedSemaphorePermit) {
+    async fn check(&mut self, tag: u64, action: v1::Action, slot: OwnedSemaphorePermit) {
         let received = self.gateway.inner.clock.now();
-        let admitted = match self.gauges.admit() {
+        let bytes = action.encoded_len();
+        let admitted = match self.gauges.admit(bytes) {
             Ok(admitted) => admitted,
             Err(overload) => return self.refuse(tag, &overload_status(overload), slot),
         };
@@ -158,11 +209,12 @@ impl Session {
             let _ = out.send(Outgoing { tag, body, _slot: Some(slot) });
         });
         let request = CheckRequest { id, trace, action, received };
-        self.gateway.inner.governance.check(&self.caller.id, request, reply);
+        self.checked_bytes += bytes;
+        self.checks.push(Check { request, reply });
     }
 
-    async fn record(&self, tag: u64, event: v1::Event, slot: OwnedSemaphorePermit) {
-        let admitted = match self.gauges.admit() {
+    async fn record(&mut self, tag: u64, event: v1::Event, slot: OwnedSemaphorePermit) {
+        let admitted = match self.gauges.admit(event.encoded_len()) {
             Ok(admitted) => admitted,
             Err(overload) => return self.refuse(tag, &overload_status(overload), slot),
         };
@@ -200,14 +252,14 @@ impl Session {
         Next::GoOn
     }
 
-    async fn expired(&self, slot: OwnedSemaphorePermit) -> Next {
+    async fn expired(&mut self, slot: OwnedSemaphorePermit) -> Next {
         let message = format!("the session's token expired at {}", self.caller.expires);
         self.gateway.audit_refusal(&self.caller.id, "token_expired", message.clone()).await;
         self.send(0, Body::End(Status::unauthenticated(message)), slot);
         Next::End
     }
 
-    async fn misused(&self, slot: OwnedSemaphorePermit, message: &'static str) -> Next {
+    async fn misused(&mut self, slot: OwnedSemaphorePermit, message: &'static str) -> Next {
         self.gateway.audit_refusal(&self.caller.id, "malformed_frame", message.to_owned()).await;
         self.send(0, Body::End(Status::invalid_argument(message)), slot);
         Next::End
@@ -215,7 +267,7 @@ impl Session {
 
     /// The stream itself failed: an undecodable or oversized frame is the agent's doing and audited, a
     /// lost connection is not.
-    async fn broken(&self, error: &Status) {
+    async fn broken(&mut self, error: &Status) {
         let status = match decoding_failure(error) {
             Some((status, code)) => {
                 let message = bounded(status.message());
@@ -251,11 +303,14 @@ impl Session {
 
     /// Answers what is in flight and refuses what is new, until the client goes or the time is up.
     async fn drain(self, mut frames: Streaming<v1::ClientFrame>) {
+        let Self { slots, out, .. } = self;
         let refusing = async {
-            while let Ok(Some(frame)) = frames.message().await {
-                let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+            while let Ok(Some(v1::ClientFrame { tag, .. })) = frames.message().await {
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 let status = Status::unavailable("the gateway is shutting down; connect again");
-                self.refuse(frame.tag, &status, slot);
+                let body = Body::Frame(v1::server_frame::Body::Refusal(frame(&status)));
+                // A session that ended takes no frames.
+                let _ = out.send(Outgoing { tag, body, _slot: Some(slot) });
             }
         };
         // Whether the client went or the time ran out, the session is over.

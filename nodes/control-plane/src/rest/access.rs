@@ -5,12 +5,12 @@ use std::sync::Arc;
 use aa_governance::{Permit, Principal, api_key::ApiKey, permission::Operation};
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
 };
 
 use super::{
-    ApiState,
-    problem::{Problem, ProblemKind},
+    ApiState, PeerAddress,
+    problem::{Problem, ProblemKind, whole_seconds},
 };
 
 /// The permit of the caller. A handler that takes it cannot run without one.
@@ -22,8 +22,23 @@ impl<O: Operation> FromRequestParts<Arc<ApiState>> for Authorized<O> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<ApiState>) -> Result<Self, Problem> {
-        let principal = authenticate(&parts.headers, state).await?;
+        let principal = match authenticate(&parts.headers, state).await {
+            Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
+                return Err(counted(problem, parts, state));
+            }
+            authenticated => authenticated?,
+        };
         Ok(Self(principal.authorize()?))
+    }
+}
+
+/// Counts a failed authentication, and replaces what is said of it past the peer's rate.
+fn counted(problem: Problem, parts: &Parts, state: &ApiState) -> Problem {
+    let Some(PeerAddress(peer)) = parts.extensions.get() else { return problem };
+    match state.throttle.failed(*peer) {
+        Ok(()) => problem,
+        Err(past) => Problem::new(ProblemKind::TooManyFailures, past.to_string())
+            .retry_after(whole_seconds(past.retry_after)),
     }
 }
 

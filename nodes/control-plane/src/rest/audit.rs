@@ -1,6 +1,6 @@
 //! The audit log: reading it, following it, taking it away with its proof.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aa_governance::{
     GovernanceError,
@@ -19,7 +19,7 @@ use axum::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -128,6 +128,9 @@ struct Streamed {
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
 
+/// How long a chunk of an export waits for its reader.
+const STALL: Duration = Duration::from_secs(60);
+
 /// Entries that match, newest first.
 #[utoipa::path(
     get, path = "/audit/entries", tag = "audit", operation_id = "list_entries",
@@ -217,8 +220,12 @@ pub(crate) async fn export_entries(
         ExportFormat::Cef => Some(export.checkpoint.checkpoint.size.saturating_sub(export.first)),
     };
     let streamed = Streamed { export, lines_left, _held: held };
-    let chunks = futures::stream::try_unfold(streamed, |mut streamed| async move {
-        Ok::<_, CutShort>(streamed.next().await?.map(|chunk| (chunk, streamed)))
+    let (out, chunks) = mpsc::channel(1);
+    tokio::spawn(streamed.hand_to(out));
+    let chunks = futures::stream::try_unfold(chunks, |mut chunks| async move {
+        // Only what is whole ends with the end's own sign.
+        let next = chunks.recv().await.unwrap_or(Err(CutShort::Unread))?;
+        Ok::<_, CutShort>(next.map(|chunk| (chunk, chunks)))
     });
     Ok((headers, Body::from_stream(chunks)).into_response())
 }
@@ -290,11 +297,29 @@ enum CutShort {
     Failed(#[from] GovernanceError),
     #[error("the export ended early, with {0} entries to come")]
     Early(u64),
+    #[error("the export was not read for {STALL:?}")]
+    Unread,
 }
+
+/// The next part of an export; `None` is its end.
+type Next = Result<Option<Bytes>, CutShort>;
 
 // === impl Streamed ===
 
 impl Streamed {
+    /// Hands chunk after chunk to the response. A reader that stops reading must not keep its place among
+    /// the exports: after [`STALL`] it is given up.
+    async fn hand_to(mut self, out: mpsc::Sender<Next>) {
+        loop {
+            let next = self.next().await;
+            let goes_on = matches!(next, Ok(Some(_)));
+            let taken = tokio::time::timeout(STALL, out.send(next)).await;
+            if !goes_on || !matches!(taken, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, CutShort> {
         let cut_short = |error: CutShort| {
             tracing::error!(%error, "an export was cut short");
@@ -327,8 +352,8 @@ mod tests {
 
     type Chunks = Vec<Result<Bytes, GovernanceError>>;
 
-    /// What a reader gets of an export of two entries whose task sends these chunks.
-    async fn read(chunks: Chunks, lines_left: Option<u64>) -> Result<Vec<u8>, CutShort> {
+    /// An export of two entries whose task sends these chunks, and its place among the exports.
+    async fn streamed(chunks: Chunks, lines_left: Option<u64>) -> (Streamed, Arc<Semaphore>) {
         let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
         let time = Timestamp::default();
         let checkpoint = Checkpoint { workspace, size: 2, root: Hash::of_empty_tree(), time };
@@ -339,10 +364,18 @@ mod tests {
         }
         drop(sender);
         let export = Export { workspace, checkpoint, first: 0, chunks: receiver };
-        let held = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let mut streamed = Streamed { export, lines_left, _held: held };
+        let places = Arc::new(Semaphore::new(1));
+        let held = Arc::clone(&places).acquire_owned().await.unwrap();
+        (Streamed { export, lines_left, _held: held }, places)
+    }
+
+    /// What a reader gets of it.
+    async fn read(chunks: Chunks, lines_left: Option<u64>) -> Result<Vec<u8>, CutShort> {
+        let (streamed, _places) = streamed(chunks, lines_left).await;
+        let (out, mut chunks) = mpsc::channel(1);
+        tokio::spawn(streamed.hand_to(out));
         let mut got = Vec::new();
-        while let Some(chunk) = streamed.next().await? {
+        while let Some(chunk) = chunks.recv().await.unwrap_or(Err(CutShort::Unread))? {
             got.extend_from_slice(&chunk);
         }
         Ok(got)
@@ -365,5 +398,15 @@ mod tests {
         assert_eq!(whole, b"a\nb\n");
         let cut = read(vec![chunk("a\n")], Some(2)).await;
         assert!(matches!(cut, Err(CutShort::Early(1))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stops_reading_loses_its_place_and_its_export() {
+        let (streamed, places) = streamed(vec![chunk("a\n"), chunk("b\n")], None).await;
+        let (out, mut chunks) = mpsc::channel(1);
+        tokio::spawn(streamed.hand_to(out));
+        let _place = places.acquire().await.unwrap();
+        assert!(matches!(chunks.recv().await, Some(Ok(Some(_)))));
+        assert!(chunks.recv().await.is_none(), "it does not end like a whole one");
     }
 }

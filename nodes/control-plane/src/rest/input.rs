@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use bytes::Bytes;
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -128,13 +129,18 @@ fn check_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Problem> {
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail = format!("the body has more than {limit} bytes, the most that is read here");
+        Problem::new(ProblemKind::BodyTooLarge, detail)
+    };
+    // What says beforehand that it is too large is not waited for.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
     match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if is_too_large(&*error) => Err(Problem::new(
-            ProblemKind::BodyTooLarge,
-            format!("the body has more than {limit} bytes, the most that is read here"),
-        )),
+        Ok(Err(error)) if is_too_large(&*error) => Err(too_large()),
         Ok(Err(_)) => Err(invalid("the body broke off".to_owned())),
         Err(_elapsed) => Err(Problem::new(
             ProblemKind::RequestTimeout,

@@ -41,6 +41,7 @@ fn gather(state: &ApiState) -> Vec<Metric> {
     let counts = services.metrics.counts();
     let agents = state.governance.agent_stats();
     let journal = services.node.journal_stats();
+    let failures = state.throttle.counts();
     let counter =
         |name, help, value| Metric { name, help, kind: "counter", samples: vec![("", value)] };
     vec![
@@ -55,6 +56,15 @@ fn gather(state: &ApiState) -> Vec<Metric> {
             ],
         },
         counter("aa_refusals_total", "Inputs of known agents refused.", counts.refusals),
+        Metric {
+            name: "aa_authentication_failures_total",
+            help: "Requests without a valid credential, by whether they were within their rate.",
+            kind: "counter",
+            samples: vec![
+                ("{answer=\"unauthenticated\"}", failures.failed),
+                ("{answer=\"throttled\"}", failures.throttled),
+            ],
+        },
         counter("aa_checkpoints_total", "Checkpoints signed.", counts.checkpoints),
         Metric {
             name: "aa_agents_active",

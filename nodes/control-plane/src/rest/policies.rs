@@ -10,7 +10,7 @@ use aa_governance::{
 };
 use axum::{
     Json,
-    extract::State,
+    extract::{FromRequest, Request, State},
     http::{HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -21,7 +21,7 @@ use super::{
     ApiState, BASE_PATH,
     access::Authorized,
     input::{DocumentBody, OptionalJson, Params, PathPart, invalid},
-    problem::{DocumentFinding, Problem},
+    problem::{DocumentFinding, Problem, ProblemKind},
 };
 
 /// One revision of a policy.
@@ -191,8 +191,14 @@ pub(crate) async fn apply_policy(
     Authorized(permit): Authorized<ManagePolicies>,
     State(state): State<Arc<ApiState>>,
     Params(params): Params<ApplyParams>,
-    DocumentBody(source): DocumentBody,
+    request: Request,
 ) -> Result<Response, Problem> {
+    // Before the body is read: what waits for its check must not fill the memory.
+    let Ok(_taken) = state.uploads.try_acquire() else {
+        let detail = "too many policy documents are being checked; try again when one is done";
+        return Err(Problem::new(ProblemKind::Overloaded, detail).retry_after(1));
+    };
+    let DocumentBody(source) = DocumentBody::from_request(request, &state).await?;
     let ApplyParams { name, dry_run } = params;
     let name = checked_name(name.unwrap_or_else(|| "policy".to_owned()))?;
     let applied = state.governance.apply_policy(&permit, source, name, dry_run).await?;

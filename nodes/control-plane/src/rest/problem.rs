@@ -85,6 +85,8 @@ pub enum ProblemKind {
     UnsupportedMediaType,
     /// The policy document has errors.
     InvalidPolicy,
+    /// Too many requests from the caller's address failed to authenticate.
+    TooManyFailures,
     /// The server failed.
     Internal,
     /// Too much is asked at once.
@@ -140,6 +142,11 @@ impl ProblemKind {
                 "invalid-policy",
                 "The policy document has errors",
             ),
+            Self::TooManyFailures => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-failures",
+                "Too many requests failed to authenticate",
+            ),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed"),
             Self::Overloaded => {
                 (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "The server is busy")
@@ -161,6 +168,7 @@ impl ProblemKind {
             409 => Self::Conflict,
             413 => Self::BodyTooLarge,
             415 => Self::UnsupportedMediaType,
+            429 => Self::TooManyFailures,
             400..500 => Self::InvalidRequest,
             503 => Self::Unavailable,
             _ => Self::Internal,
@@ -245,7 +253,7 @@ impl From<Fault> for Problem {
 }
 
 /// A wait in whole seconds, rounded up.
-fn whole_seconds(wait: Duration) -> u32 {
+pub(super) fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
 }
 

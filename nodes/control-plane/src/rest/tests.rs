@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
+use crate::throttle::FailureRate;
 
 const INFO: ApiInfo = ApiInfo { version: "1.2.3" };
 const WORKSPACE: &str = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890";
@@ -37,6 +38,10 @@ struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
+}
+
+fn throttle() -> Arc<FailureThrottle> {
+    Arc::new(FailureThrottle::new(FailureRate::default(), Arc::new(SystemClock)))
 }
 
 impl Fixture {
@@ -59,8 +64,15 @@ impl Fixture {
         let workspace = workspace();
         governance.set_up_workspace(workspace, "test").await.unwrap();
         let (_, owner) = governance.set_up_key(workspace, "owner", Grant::Owner).await.unwrap();
-        let router = router(governance.clone(), INFO);
+        let router = router(governance.clone(), INFO, throttle());
         Self { governance, router, owner: owner.expose().to_owned() }
+    }
+
+    /// The same with other bounds.
+    fn with(self, change: impl FnOnce(&mut ApiState)) -> Self {
+        let mut state = ApiState::new(self.governance.clone(), INFO, throttle());
+        change(&mut state);
+        Self { router: service(Arc::new(state)), ..self }
     }
 
     async fn key(&self, grant: Grant) -> String {

@@ -5,18 +5,21 @@
 
 use std::time::Duration;
 
-use aa_control_plane::{ControlPlane, Options, ServeError, token::TokenKey};
+use aa_control_plane::{ControlPlane, Options, ServeError, admission::Limits, token::TokenKey};
 use aa_protocol::{
     ActionId, AgentId, WorkspaceId,
     wire::{registration_message, v1},
 };
 use ed25519_dalek::{Signer, SigningKey};
+use rustls::version::TLS13;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
+
+pub(crate) type TlsStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 pub(crate) type Client = v1::gateway_client::GatewayClient<Channel>;
 
@@ -31,15 +34,19 @@ pub(crate) struct Peer {
     pub(crate) agent_key: String,
     pub(crate) tokens: TokenKey,
     pub(crate) directory: tempfile::TempDir,
-    api: reqwest::Client,
-    api_url: String,
-    owner_key: String,
+    pub(crate) api: reqwest::Client,
+    pub(crate) api_url: String,
+    pub(crate) owner_key: String,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Peer {
     pub(crate) async fn start() -> Self {
+        Self::start_within(Limits::default()).await
+    }
+
+    pub(crate) async fn start_within(limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let options = Options {
@@ -49,7 +56,7 @@ impl Peer {
             workspace_name: "test".to_owned(),
         };
         let data = options.data.clone();
-        let control_plane = ControlPlane::start(options).await.unwrap();
+        let control_plane = ControlPlane::start_within(options, limits).await.unwrap();
         let summary = control_plane.summary().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(control_plane.serve_until(async {
@@ -174,6 +181,54 @@ impl Peer {
         let answer = request.header("content-type", kind).body(body).send().await.unwrap();
         let status = answer.status();
         assert!(status.is_success(), "{path}: {status} {}", answer.text().await.unwrap());
+    }
+
+    /// Applies a document; returns the status and the answer.
+    pub(crate) async fn apply(&self, query: &str, document: Vec<u8>) -> (u16, serde_json::Value) {
+        let url = format!("{}/api/v1/policies{query}", self.api_url);
+        let request = self.api.post(url).bearer_auth(&self.owner_key);
+        let answer = request.header("content-type", "application/yaml").body(document);
+        let answer = answer.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// The refusals recorded for an agent, newest first: code and message.
+    pub(crate) async fn refusal_details(&self, name: &str) -> Vec<(String, String)> {
+        let path = format!("audit/entries?kind=refusal&agent={}&limit=1000", self.agent(name));
+        let page = self.get(&path).await;
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let entries = page["entries"].as_array().unwrap().iter();
+        entries
+            .map(|entry| (text(&entry["detail"]["code"]), text(&entry["detail"]["message"])))
+            .collect()
+    }
+
+    /// The value of a metric.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let url = format!("{}/api/v1/metrics", self.api_url);
+        let answer = self.api.get(url).bearer_auth(&self.owner_key).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
+    }
+
+    /// A bare TLS connection to one of the listeners.
+    pub(crate) async fn tls(&self, url: &str, protocol: &str) -> TlsStream {
+        let mut config = rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13])
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let socket = tokio::net::TcpStream::connect(url.trim_start_matches("https://")).await;
+        connector.connect("localhost".try_into().unwrap(), socket.unwrap()).await.unwrap()
+    }
+
+    pub(crate) fn roots(&self) -> rustls::RootCertStore {
+        use rustls_pki_types::pem::PemObject;
+        let ca = self.directory.path().join("data").join("ca.pem");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls_pki_types::CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+        roots
     }
 
     /// Stops the control plane and waits for its end: bounded.

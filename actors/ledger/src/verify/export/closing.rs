@@ -134,7 +134,7 @@ impl Closing {
             .filter(|(stream, head)| unlisted(head, stream))
             .min_by_key(|(_, head)| head.place.line);
         if let Some((stream, head)) = wrong {
-            let place = &head.place;
+            let place = head.place;
             return Err(if proof.entries < self.entries {
                 let message = format!(
                     "entries of stream {stream} after this one are missing: the closing line has \
@@ -275,7 +275,7 @@ fn blame(proof: &Proof<'_>, suspect: &Suspect, heads: &HashMap<String, [u8; 32]>
                         "the entry is of stream {stream}, which the closing line does not have: it \
                          was altered or inserted"
                     );
-                    proof.failed_at(&head.place, Problem::Altered, message)
+                    proof.failed_at(head.place, Problem::Altered, message)
                 }
             }
         }

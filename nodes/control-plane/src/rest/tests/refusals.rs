@@ -188,13 +188,7 @@ async fn a_body_past_its_bound_is_refused() {
 #[tokio::test]
 async fn past_the_bound_of_requests_callers_are_told_to_come_back() {
     let fixture = Fixture::new().await;
-    let full = Arc::new(ApiState {
-        governance: fixture.governance.clone(),
-        info: INFO,
-        requests: Arc::new(Semaphore::new(0)),
-        exports: Arc::new(Semaphore::new(1)),
-    });
-    let fixture = Fixture { router: service(full), ..fixture };
+    let fixture = fixture.with(|state| state.requests = Arc::new(Semaphore::new(0)));
     let answer = fixture.get("/policies").await;
     answer.problem(503, "overloaded");
     assert_eq!(answer.headers[header::RETRY_AFTER], "1");
@@ -203,13 +197,7 @@ async fn past_the_bound_of_requests_callers_are_told_to_come_back() {
 #[tokio::test]
 async fn past_the_bound_of_exports_callers_are_told_to_come_back() {
     let fixture = Fixture::new().await;
-    let full = Arc::new(ApiState {
-        governance: fixture.governance.clone(),
-        info: INFO,
-        requests: Arc::new(Semaphore::new(8)),
-        exports: Arc::new(Semaphore::new(0)),
-    });
-    let fixture = Fixture { router: service(full), ..fixture };
+    let fixture = fixture.with(|state| state.exports = Arc::new(Semaphore::new(0)));
     fixture.get("/audit/export").await.problem(503, "overloaded");
 }
 
@@ -226,4 +214,46 @@ async fn while_the_store_does_not_answer_callers_are_told_to_come_back() {
     }
     faults.set_unavailable(false);
     fixture.get("/health").await.ok(200);
+}
+
+#[tokio::test]
+async fn past_the_bound_of_uploads_callers_are_told_to_come_back() {
+    let fixture = Fixture::new().await;
+    let fixture = fixture.with(|state| state.uploads = Arc::new(Semaphore::new(0)));
+    let answer = fixture.apply("", "scope: global\n").await;
+    answer.problem(503, "overloaded");
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+}
+
+#[tokio::test]
+async fn an_address_that_keeps_failing_is_throttled_and_a_valid_key_from_it_is_not() {
+    let fixture = Fixture::new().await;
+    let from = |peer: [u8; 4], key: &str| {
+        let mut request = Request::get("/api/v1/policies")
+            .header(header::AUTHORIZATION, format!("Bearer {key}"))
+            .body(Body::empty())
+            .unwrap();
+        request.extensions_mut().insert(PeerAddress(peer.into()));
+        fixture.send(request)
+    };
+    let (attacker, other) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    let burst = FailureRate::default().burst;
+    for _ in 0..burst {
+        from(attacker, "aak_guess_0").await.problem(401, "unauthenticated");
+    }
+    let mut answer = from(attacker, "aak_guess_1").await;
+    // Meanwhile the rate may have made room for a few.
+    for _ in 0..burst {
+        if answer.status != 401 {
+            break;
+        }
+        answer = from(attacker, "aak_guess_1").await;
+    }
+    let problem = answer.problem(429, "too-many-failures");
+    assert!(problem.detail.contains("present a valid credential, or wait"), "{}", problem.detail);
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    from(other, "aak_guess_2").await.problem(401, "unauthenticated");
+    from(attacker, &fixture.owner).await.ok(200);
+    let metrics = fixture.get("/metrics").await.ok(200);
+    assert!(!metrics.text().contains("{answer=\"throttled\"} 0\n"));
 }

@@ -1,0 +1,163 @@
+//! Patterns searched together.
+//!
+//! Most patterns demand some bytes that common text seldom has in a row. One pass over the text looks for
+//! those of all patterns at once (`factor`, `filter`); only around what it finds, the pattern itself is
+//! asked. Patterns that demand nothing of the kind are joined in one automaton as before. What is found
+//! is what each pattern by itself would find.
+
+mod factor;
+mod filter;
+
+use std::ops::Range;
+
+use regex_automata::{Input, meta};
+
+use self::filter::{Candidate, Filter};
+use crate::re2::{self, Compiled, PatternError};
+
+/// The patterns of one document.
+#[derive(Clone, Debug)]
+pub(crate) struct Patterns {
+    single: Vec<Single>,
+    filter: Filter,
+    /// The patterns that the filter knows nothing of, and all of them as one automaton.
+    unfiltered: Vec<u32>,
+    together: Option<meta::Regex>,
+}
+
+/// What is to be searched for after a match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next match, of this pattern or another.
+    Match,
+    /// The next pattern.
+    Pattern,
+    /// Nothing.
+    Nothing,
+}
+
+#[derive(Clone, Debug)]
+struct Single {
+    regex: meta::Regex,
+    /// The most bytes that a match has, where they are bounded.
+    longest: Option<usize>,
+}
+
+/// From so many candidates on, what is left of the text is searched as a whole.
+const MAX_CANDIDATES: u8 = 64;
+/// A factor is shorter than this.
+const REACH: usize = 64;
+
+// === impl Patterns ===
+
+impl Patterns {
+    /// Joins patterns that each compile by themselves.
+    pub(crate) fn new(compiled: Vec<Compiled>) -> Result<Self, PatternError> {
+        let mut single = Vec::with_capacity(compiled.len());
+        let mut factors = Vec::new();
+        let mut unfiltered = Vec::new();
+        let mut texts = Vec::new();
+        for (pattern, Compiled { regex, translated, hir }) in (0..).zip(compiled) {
+            match factor::required(&hir) {
+                Some(found) => factors.extend(found.into_iter().map(|factor| (pattern, factor))),
+                None => {
+                    unfiltered.push(pattern);
+                    texts.push(translated);
+                }
+            }
+            single.push(Single { regex, longest: hir.properties().maximum_len() });
+        }
+        let together = if texts.is_empty() { None } else { Some(re2::compile_together(&texts)?) };
+        Ok(Self { single, filter: Filter::new(factors), unfiltered, together })
+    }
+
+    /// Visits the matches by pattern and then by place, until it is told that nothing more is of interest.
+    pub(crate) fn search(&self, text: &str, visit: &mut dyn FnMut(usize, Range<usize>) -> Next) {
+        let mut candidates = self.candidates(text);
+        if self.together.as_ref().is_some_and(|together| together.is_match(text)) {
+            candidates.extend(self.unfiltered.iter().map(|pattern| Candidate {
+                pattern: *pattern,
+                earliest: 0,
+                latest: usize::MAX,
+            }));
+        }
+        candidates.sort_unstable_by_key(|candidate| (candidate.pattern, candidate.earliest));
+        candidates.dedup();
+        for of_pattern in candidates.chunk_by(|a, b| a.pattern == b.pattern) {
+            let Some(pattern) = of_pattern.first().map(|first| first.pattern as usize) else {
+                continue;
+            };
+            let Some(single) = self.single.get(pattern) else { continue };
+            if single.search(text, of_pattern, &mut |range| visit(pattern, range)) == Next::Nothing
+            {
+                return;
+            }
+        }
+    }
+
+    fn candidates(&self, text: &str) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        let mut counts = Vec::new();
+        self.filter.scan(text.as_bytes(), &mut |candidate: Candidate| {
+            if counts.is_empty() {
+                counts.resize(self.single.len(), 0_u8);
+            }
+            let pattern = candidate.pattern as usize;
+            let (Some(count), Some(single)) = (counts.get_mut(pattern), self.single.get(pattern))
+            else {
+                return;
+            };
+            if *count < MAX_CANDIDATES {
+                *count += 1;
+                candidates.push(candidate);
+            } else if *count == MAX_CANDIDATES {
+                *count += 1;
+                // A later one can begin that much before this one, and not more.
+                let before = single.longest.map_or(usize::MAX, |longest| longest + REACH);
+                let earliest = candidate.earliest.saturating_sub(before);
+                candidates.push(Candidate { earliest, latest: usize::MAX, ..candidate });
+            }
+        });
+        candidates
+    }
+}
+
+// === impl Single ===
+
+impl Single {
+    /// The matches around the candidates, which are in the order of their earliest starts. The start of each
+    /// match lies within one of them, so the leftmost match from the earliest start of the next candidate
+    /// is the next match of the text.
+    fn search(
+        &self,
+        text: &str,
+        candidates: &[Candidate],
+        visit: &mut dyn FnMut(Range<usize>) -> Next,
+    ) -> Next {
+        let mut at = 0;
+        for candidate in candidates {
+            let end = self.longest.and_then(|longest| candidate.latest.checked_add(longest));
+            let Some(end) = end.filter(|end| *end < text.len()) else {
+                let rest = Input::new(text).range(candidate.earliest.max(at)..);
+                let mut rest = self.regex.find_iter(rest).map(|found| visit(found.range()));
+                return rest.find(|next| *next != Next::Match).unwrap_or(Next::Pattern);
+            };
+            loop {
+                // What begins past the candidate may be cut off at the end, and is another candidate's.
+                let start = candidate.earliest.max(at).min(end);
+                let found = self.regex.find(Input::new(text).range(start..end));
+                let Some(found) = found.filter(|found| found.start() <= candidate.latest) else {
+                    break;
+                };
+                match visit(found.range()) {
+                    Next::Match => at = found.end(),
+                    next => return next,
+                }
+            }
+        }
+        Next::Pattern
+    }
+}
+
+#[cfg(test)]
+mod tests;
