@@ -1,13 +1,48 @@
-# The two commands of this project. Both install what they need, and both can be run again at any time.
+# `make demo` and `make test` install what they need, and can be run again at any time. The rest are the longer
+# campaigns and the benchmarks.
 
-.PHONY: help demo test
+.PHONY: help demo test attack fuzz soak scale bench counted
+
+MINUTES ?= 30
+SECONDS_EACH ?= 60
 
 help:
-	@echo 'make demo   a governed LangChain agent on this machine, from start to verified audit log'
-	@echo 'make test   all tests: the Rust workspace and the Python SDK'
+	@echo 'make demo     a governed LangChain agent on this machine, from start to verified audit log'
+	@echo 'make test     all tests: the Rust workspace and the Python SDK'
+	@echo
+	@echo 'make attack   the heavier attacks, and what a quiet agent feels of each'
+	@echo 'make fuzz     every fuzz target for SECONDS_EACH=60 seconds'
+	@echo 'make soak     mixed load with restarts for MINUTES=30 minutes'
+	@echo 'make scale    ten million decisions, then a million registered agents (20 GB of disk)'
+	@echo 'make bench    decisions per second beside a bare echo'
+	@echo 'make counted  instructions and allocations, compared with those kept in the repository'
 
 demo:
 	@deploy/demo/run
 
 test:
 	@.ci/test
+
+attack:
+	@cargo test --release -p aa-chaos-tests --test attack_load -- --include-ignored --nocapture --test-threads=1
+	@cargo build --release -p aa-chaos-tests --bin victim
+	@cargo run --release -p aa-chaos-tests --bin neighbours -- 5
+
+fuzz:
+	@chaos-tests/fuzz/run $(SECONDS_EACH)
+
+soak:
+	@cargo build --release -p aa-chaos-tests --bin victim
+	@cargo run --release -p aa-chaos-tests --bin soak -- $(MINUTES)
+
+scale:
+	@cargo build --release -p aa-chaos-tests --bin victim
+	@cargo run --release -p aa-chaos-tests --bin scale -- drift
+	@cargo run --release -p aa-chaos-tests --bin scale -- crowd
+
+bench:
+	@cargo build --release -p aa-chaos-tests --bin victim --bin echo
+	@cargo run --release -p aa-chaos-tests --bin throughput -- 3
+
+counted:
+	@.ci/counted

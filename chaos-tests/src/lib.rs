@@ -2,5 +2,10 @@
 //!
 //! It tests from outside, as a caller: through the client, the API and the exports.
 
+pub mod fuzz;
 pub mod invariants;
+pub mod latencies;
+pub mod operator;
+pub mod peer;
 pub mod process;
+pub mod vitals;

@@ -77,6 +77,27 @@ impl ControlPlaneProcess {
         self.child.wait().await
     }
 
+    /// Asks it to end, as a terminal's interrupt does, and waits until it has.
+    ///
+    /// # Errors
+    /// The system refuses, or it goes on for longer than a start may take.
+    pub async fn interrupt(mut self) -> io::Result<ExitStatus> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("it has ended already"))?;
+        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        let ended = tokio::time::timeout(START, self.child.wait()).await;
+        ended.map_err(|_| io::Error::other("it did not end in time"))?
+    }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
     /// The process id.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()

@@ -16,6 +16,9 @@ use futures::{Stream, StreamExt};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 struct Echo {
     decision: v1::Decision,
 }

@@ -1,8 +1,10 @@
-//! Durable decisions per second over sessions, beside a bare echo of equal messages.
+//! Durable decisions per second, beside a bare echo of equal messages.
 //!
-//! `throughput [SECONDS]` runs, for several numbers of agents and actions in flight, the echo and the
-//! gateway in turn, each a process of its own over the same TLS, driven by the same client in this one.
-//! Three rounds each; it prints every round's rate and the median.
+//! `throughput [SECONDS [SHAPE…]]` runs, for several numbers of agents and actions in flight, the echo and
+//! the gateway in turn, each a process of its own over the same TLS, driven by the same client in this one.
+//! A shape is `64x16` for sessions, or `64u` for one unary call after the other on each of 64 connections'
+//! tasks. Three rounds each; it prints every round's rate and the median, and beside the rates what one
+//! decision costs of processor time in the process that answers, which a busy machine changes less.
 
 use std::{
     path::Path,
@@ -27,23 +29,40 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Gateway = v1::gateway_client::GatewayClient<Channel>;
 
-const SHAPES: [(usize, usize); 6] = [(1, 1), (1, 16), (64, 1), (64, 16), (256, 1), (256, 16)];
+const SHAPES: [&str; 8] = ["1x1", "1x16", "64x1", "64x16", "1024x1", "1024x16", "1u", "64u"];
 const ROUNDS: usize = 3;
+
+/// How an agent asks.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Over a session, with so many actions in flight.
+    Session(usize),
+    /// One `CheckPolicy` call after the other.
+    Unary,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Measured {
     per_second: f64,
     p50_us: u64,
     p99_us: u64,
+    /// Processor time of the server per answer, user and system.
+    cpu_us: f64,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let seconds = std::env::args().nth(1).map_or(Ok(3), |text| text.parse())?;
+    let mut arguments = std::env::args().skip(1);
+    let seconds = arguments.next().map_or(Ok(3), |text| text.parse())?;
     let duration = Duration::from_secs(seconds);
+    let asked: Vec<String> = arguments.collect();
+    let shapes = if asked.is_empty() { SHAPES.map(String::from).to_vec() } else { asked };
     let here = std::env::current_exe()?;
     let program = |name: &str| here.with_file_name(name);
     let directory = tempfile::tempdir_in(".")?;
@@ -55,15 +74,17 @@ async fn main() -> Result<(), Error> {
     let echo = ControlPlaneProcess::start(&echo, &directory.path().join("echo"), any, any).await?;
     let mut out = std::io::stdout();
     say(&mut out, &fdatasync(directory.path())?)?;
+    say(&mut out, &machine())?;
     say(
         &mut out,
-        "agents × in flight |  echo/s (median of 3: rounds) | durable decisions/s | of echo | p50 | p99",
+        "  shape | echo/s (rounds) · cpu | durable decisions/s (rounds) · cpu | of echo | p50, p99 (echo p50)",
     )?;
-    for (agents, in_flight) in SHAPES {
+    for name in shapes {
+        let (agents, way) = shape(&name)?;
         let (mut echoes, mut decisions) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            echoes.push(measure(&echo.env, agents, in_flight, duration).await?);
-            decisions.push(measure(&gateway.env, agents, in_flight, duration).await?);
+            echoes.push(measure(&echo, agents, way, duration).await?);
+            decisions.push(measure(&gateway, agents, way, duration).await?);
         }
         let (echo, decision) = (median(&mut echoes), median(&mut decisions));
         let rounds = |all: &[Measured]| {
@@ -73,18 +94,52 @@ async fn main() -> Result<(), Error> {
         say(
             &mut out,
             &format!(
-                "{agents:>6} × {in_flight:<9} | {:>7.0} ({}) | {:>7.0} ({}) | {:>4.0} % | {} µs | {} µs",
+                "{name:>7} | {:>7.0} ({}) · {:.1} µs | {:>7.0} ({}) · {:.1} µs | {:>4.0} % | {} µs, {} µs ({} µs)",
                 echo.per_second,
                 rounds(&echoes),
+                echo.cpu_us,
                 decision.per_second,
                 rounds(&decisions),
+                decision.cpu_us,
                 100.0 * decision.per_second / echo.per_second,
                 decision.p50_us,
                 decision.p99_us,
+                echo.p50_us,
             ),
         )?;
     }
     Ok(())
+}
+
+fn shape(name: &str) -> Result<(usize, Way), Error> {
+    let wrong = || format!("`{name}` is no shape; write `64x16` or `64u`");
+    if let Some(agents) = name.strip_suffix('u') {
+        return Ok((agents.parse().map_err(|_| wrong())?, Way::Unary));
+    }
+    let (agents, in_flight) = name.split_once('x').ok_or_else(wrong)?;
+    let in_flight = in_flight.parse().map_err(|_| wrong())?;
+    Ok((agents.parse().map_err(|_| wrong())?, Way::Session(in_flight)))
+}
+
+/// What it ran on.
+fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name\t: "));
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or("unknown");
+    format!("{cpus} × {}, load {load} at the start", model.unwrap_or("unknown processor"))
+}
+
+/// Processor time of a process so far, user and system, in microseconds: Linux counts in ticks of 10 ms.
+fn cpu_us(process: &ControlPlaneProcess) -> Result<f64, Error> {
+    let pid = process.pid().ok_or("the process has ended")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything; the fields after it are counted from the state.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok());
+    Ok((ticks(11).unwrap_or_default() + ticks(12).unwrap_or_default()) * 10_000.0)
 }
 
 fn say(out: &mut impl std::io::Write, line: &str) -> std::io::Result<()> {
@@ -114,11 +169,12 @@ fn median(all: &mut [Measured]) -> Measured {
 }
 
 async fn measure(
-    env: &Environment,
+    process: &ControlPlaneProcess,
     agents: usize,
-    in_flight: usize,
+    way: Way,
     duration: Duration,
 ) -> Result<Measured, Error> {
+    let env = &process.env;
     let stop = Arc::new(AtomicBool::new(false));
     // As many connections as a host of many agents would use.
     let mut channels = Vec::new();
@@ -132,10 +188,14 @@ async fn measure(
         let stop = Arc::clone(&stop);
         sessions.push((channel, token, stop));
     }
+    let cpu_before = cpu_us(process)?;
     let start = Instant::now();
     let tasks: Vec<_> = sessions
         .into_iter()
-        .map(|(channel, token, stop)| tokio::spawn(drive(channel, token, in_flight, stop)))
+        .map(|(channel, token, stop)| match way {
+            Way::Session(in_flight) => tokio::spawn(drive(channel, token, in_flight, stop)),
+            Way::Unary => tokio::spawn(call(channel, token, stop)),
+        })
         .collect();
     tokio::time::sleep(duration).await;
     stop.store(true, Ordering::Relaxed);
@@ -144,12 +204,14 @@ async fn measure(
         latencies.extend(task.await??);
     }
     let elapsed = start.elapsed().as_secs_f64();
+    let cpu = cpu_us(process)? - cpu_before;
     latencies.sort_unstable();
     let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied();
     Ok(Measured {
         per_second: latencies.len() as f64 / elapsed,
         p50_us: at(50).unwrap_or_default(),
         p99_us: at(99).unwrap_or_default(),
+        cpu_us: cpu / latencies.len().max(1) as f64,
     })
 }
 
@@ -197,6 +259,31 @@ fn authorized<T>(message: T, value: &MetadataValue<Ascii>) -> Request<T> {
     request
 }
 
+fn action() -> Result<Action, Error> {
+    Ok(serde_json::from_str(
+        r#"{"kind":"tool_call","tool":"web_search","args":{"query":"governance of agents","limit":10}}"#,
+    )?)
+}
+
+/// Makes one unary call after the other; returns each one's latency in microseconds.
+async fn call(
+    channel: Channel,
+    token: MetadataValue<Ascii>,
+    stop: Arc<AtomicBool>,
+) -> Result<Vec<u64>, Error> {
+    let mut gateway = Gateway::new(channel);
+    let action = action()?;
+    let mut latencies = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let id = ActionId::from_bytes(uuid::Uuid::new_v4().into_bytes());
+        let message = v1::Action::from_parts(id, None, &action);
+        let sent = Instant::now();
+        gateway.check_policy(authorized(message, &token)).await?;
+        latencies.push(sent.elapsed().as_micros() as u64);
+    }
+    Ok(latencies)
+}
+
 /// Keeps `in_flight` actions under way on one session; returns each one's latency in microseconds.
 async fn drive(
     channel: Channel,
@@ -208,9 +295,7 @@ async fn drive(
     let (frames, outgoing) = mpsc::channel(in_flight + 1);
     let request = authorized(ReceiverStream::new(outgoing), &token);
     let mut answers = gateway.session(request).await?.into_inner();
-    let action: Action = serde_json::from_str(
-        r#"{"kind":"tool_call","tool":"web_search","args":{"query":"governance of agents","limit":10}}"#,
-    )?;
+    let action = action()?;
     let mut sent = std::collections::HashMap::new();
     let mut tag = 0;
     let mut latencies = Vec::new();

@@ -4,6 +4,9 @@ use std::{io::Write, path::PathBuf};
 
 use aa_control_plane::{ControlPlane, Options};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
