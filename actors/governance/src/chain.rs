@@ -33,8 +33,8 @@ pub enum ChainError {
 /// The position before the first entry of a stream.
 pub const NOWHERE: u64 = u64::MAX;
 
-/// Room for a common entry: a larger one grows it, and the rest of a smaller one is given back.
-const ENTRY_BYTES: usize = 1_024;
+/// Room for a common entry; a larger one grows it.
+const ENTRY_BYTES: usize = 896;
 
 /// Stored in front of every entry: the position of the stream's entry before it, big-endian.
 const LINK: usize = 8;

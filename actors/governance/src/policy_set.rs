@@ -194,6 +194,8 @@ impl PolicySetActor {
         rollback_of: Option<u64>,
     ) -> Result<CheckedUpload, PolicyError> {
         let (source, name) = (upload.source.clone(), upload.fallback_name.clone());
+        // The semaphore is never closed; without a permit there is no harm but less room for others.
+        let _turn = self.services.compiler.acquire().await;
         let compiling = tokio::task::spawn_blocking(move || {
             (aa_policy::check(&source, &name), digest(&source))
         });

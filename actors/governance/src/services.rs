@@ -9,6 +9,7 @@ use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
 use aa_protocol::WorkspaceId;
 use aa_runtime::{Clock, Directory, Entropy, Fault, Node, Reply};
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -44,6 +45,9 @@ pub struct Services {
     log_seed: Zeroizing<[u8; 32]>,
     pub(crate) board: PolicyBoard,
     pub(crate) policy_sets: OnceLock<Arc<Directory<PolicySetActor>>>,
+    /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
+    /// second, and the others are for decisions.
+    pub(crate) compiler: Semaphore,
     mac: ArcSwap<MacKey>,
 }
 
@@ -58,6 +62,7 @@ impl Services {
             log_seed: keys.log_seed,
             board: PolicyBoard::default(),
             policy_sets: OnceLock::new(),
+            compiler: Semaphore::new(1),
             mac: ArcSwap::from_pointee(keys.mac),
         }
     }

@@ -1,6 +1,11 @@
 //! Agent tokens: compact JWS (RFC 7515) with EdDSA (RFC 8037) and nothing else. There is no algorithm
 //! negotiation: a token's header must be, byte for byte, the one header this gateway writes.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
 use aa_protocol::{AgentId, Timestamp, WorkspaceId};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -18,13 +23,22 @@ const MAX_LENGTH: usize = 2_048;
 
 const ISSUER: &str = "agent-assembly";
 
-/// Issues and verifies tokens.
+/// Verified tokens that are remembered.
+const MAX_VERIFIED: usize = 65_536;
+
+/// Issues and verifies tokens. Clones share what they have verified.
 #[derive(Clone)]
 pub struct TokenKey {
     key: SigningKey,
     public: VerifyingKey,
     header: String,
+    verified: Arc<RwLock<Verified>>,
 }
+
+/// The claims of tokens whose signatures have been verified, by the tokens' digests: a unary caller shows
+/// the same token with every call, and verifying it takes longer than deciding. Times are looked at each
+/// time anew.
+type Verified = HashMap<[u8; 32], Arc<Claims>>;
 
 /// What a token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +86,8 @@ impl TokenKey {
         let public = key.verifying_key();
         let kid = BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(public.as_bytes())[..9]);
         let header = format!(r#"{{"alg":"EdDSA","kid":"{kid}","typ":"JWT"}}"#);
-        Self { key, public, header: BASE64_URL_SAFE_NO_PAD.encode(header) }
+        let header = BASE64_URL_SAFE_NO_PAD.encode(header);
+        Self { key, public, header, verified: Arc::default() }
     }
 
     /// A token for an agent, valid from `now` for [`LIFETIME_SECONDS`]. Returns it with its end in
@@ -104,6 +119,29 @@ impl TokenKey {
         if token.len() > MAX_LENGTH {
             return Err(TokenError::Malformed);
         }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let known =
+            self.verified.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        let claims = match known {
+            Some(claims) => claims,
+            None => {
+                let claims = Arc::new(self.verify_signature(token)?);
+                self.remember(digest, &claims, now);
+                claims
+            }
+        };
+        let at = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
+        if claims.exp <= now.unix_seconds() {
+            return Err(TokenError::Expired(at(claims.exp), Box::new((*claims).clone())));
+        }
+        if claims.iat > now.unix_seconds() + SKEW_SECONDS {
+            return Err(TokenError::NotYetValid(at(claims.iat), Box::new((*claims).clone())));
+        }
+        Ok((*claims).clone())
+    }
+
+    /// Checks everything about a token that never changes.
+    fn verify_signature(&self, token: &str) -> Result<Claims, TokenError> {
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
         if header != self.header {
@@ -117,17 +155,19 @@ impl TokenKey {
             .map_err(|_| TokenError::BadSignature)?;
         let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed)?;
         let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Malformed)?;
-        let at = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
-        if claims.iss != ISSUER {
-            return Err(TokenError::Malformed);
+        if claims.iss == ISSUER { Ok(claims) } else { Err(TokenError::Malformed) }
+    }
+
+    fn remember(&self, digest: [u8; 32], claims: &Arc<Claims>, now: Timestamp) {
+        let mut verified = self.verified.write().unwrap_or_else(PoisonError::into_inner);
+        if verified.len() >= MAX_VERIFIED {
+            verified.retain(|_, claims| claims.exp > now.unix_seconds());
         }
-        if claims.exp <= now.unix_seconds() {
-            return Err(TokenError::Expired(at(claims.exp), Box::new(claims)));
+        if verified.len() >= MAX_VERIFIED {
+            // All of them are verified again when they come again.
+            verified.clear();
         }
-        if claims.iat > now.unix_seconds() + SKEW_SECONDS {
-            return Err(TokenError::NotYetValid(at(claims.iat), Box::new(claims)));
-        }
-        Ok(claims)
+        verified.insert(digest, Arc::clone(claims));
     }
 }
 
@@ -220,5 +260,21 @@ mod tests {
         for token in ["", ".", "..", "a.b", "a.b.c", &"a.".repeat(5_000)] {
             assert!(key.verify(token, NOW).is_err(), "{token:.20}");
         }
+    }
+    #[test]
+    fn a_remembered_token_still_ends_and_a_changed_one_is_another() {
+        let key = TokenKey::new(&[7; 32]);
+        let (token, ..) = issued(&key);
+        assert!(key.verify(&token, NOW).is_ok());
+        assert!(key.clone().verify(&token, NOW).is_ok());
+        assert_eq!(key.verified.read().unwrap().len(), 1);
+        let ended = key.verify(&token, later(LIFETIME_SECONDS)).unwrap_err();
+        assert_eq!(ended.code(), "token_expired");
+        let early = key.verify(&token, later(-SKEW_SECONDS - 1)).unwrap_err();
+        assert_eq!(early.code(), "token_not_yet_valid");
+        let forged = format!("{}A", &token[..token.len() - 1]);
+        assert_ne!(forged, token);
+        assert!(key.verify(&forged, NOW).is_err());
+        assert_eq!(key.verified.read().unwrap().len(), 1);
     }
 }
