@@ -379,8 +379,10 @@ async fn take_flood(
     frames: Vec<v1::ClientFrame>,
     ids: &[ActionId],
 ) -> Result<(), Status> {
-    // The stream stays open until everything is answered: its end would end the session.
-    let frames = futures::StreamExt::chain(stream::iter(frames), stream::pending());
+    // The stream stays open until everything is answered, for its end would end the session; and it does
+    // end when this function returns, or its connection would stay for good.
+    let (_open, rest) = mpsc::channel(1);
+    let frames = futures::StreamExt::chain(stream::iter(frames), ReceiverStream::new(rest));
     let mut answers = peer.session_of(frames).await?;
     count(&world.counts.sessions);
     let since = Instant::now();
