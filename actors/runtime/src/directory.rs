@@ -388,6 +388,8 @@ impl<E: Entity> Actor for Host<E> {
             Envelope::Deliver(message) => message,
             Envelope::Passivate => {
                 if slot.is_none_or(|slot| slot.retire()) {
+                    // First, so that whoever reads the count finds the actor gone.
+                    self.directory.forget(&state.id, myself.get_id());
                     self.directory.stats.passivated.fetch_add(1, Ordering::Relaxed);
                     myself.stop(None);
                 }

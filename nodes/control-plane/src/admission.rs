@@ -22,9 +22,9 @@ pub struct Limits {
     /// not read, so the peer's flow control holds it back.
     pub per_session: usize,
     /// Actions of one agent over all its sessions and calls.
-    pub per_agent: u32,
+    pub per_agent: usize,
     /// Actions of one workspace.
-    pub per_workspace: u32,
+    pub per_workspace: usize,
     /// Bytes of one agent's actions, as they came in; a single action is admitted whatever its size. What
     /// they take in memory while they wait may be some sixteen times that.
     pub per_agent_bytes: usize,
@@ -142,9 +142,9 @@ impl CallerGauges {
     pub fn admit(&self, bytes: usize) -> Result<Admitted, Overload> {
         let Limits { per_agent, per_workspace, per_agent_bytes, per_workspace_bytes, .. } =
             self.limits;
-        self.agent.raise("agent", per_agent as usize, per_agent_bytes, bytes)?;
+        self.agent.raise("agent", per_agent, per_agent_bytes, bytes)?;
         self.workspace
-            .raise("workspace", per_workspace as usize, per_workspace_bytes, bytes)
+            .raise("workspace", per_workspace, per_workspace_bytes, bytes)
             .inspect_err(|_| self.agent.lower(bytes))?;
         let (agent, workspace) = (Arc::clone(&self.agent), Arc::clone(&self.workspace));
         Ok(Admitted { agent, workspace, bytes })

@@ -17,11 +17,13 @@ use aa_protocol::{
 };
 use aa_runtime::{Clock, Entropy, Fault, Reply};
 use futures::Stream;
+use http::{HeaderValue, header::AUTHORIZATION};
 use prost::Message;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 pub use self::decoding::{AuditDecoding, DecodingLayer};
+pub(crate) use self::refusal::with_retry;
 use self::refusal::{fault_status, overload_status, status_of};
 use crate::{
     admission::{Admission, Limits},
@@ -241,11 +243,17 @@ impl Caller {
 }
 
 fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
-    let value = metadata.get("authorization").ok_or_else(|| {
+    let value = metadata.as_ref().get(AUTHORIZATION).ok_or_else(|| {
         Status::unauthenticated("there is no `authorization` metadata; send `Bearer <token>`")
     })?;
-    let text = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-    text.ok_or_else(|| Status::unauthenticated("`authorization` is not of the form `Bearer …`"))
+    presented(value).ok_or_else(|| {
+        Status::unauthenticated("`authorization` is not of the form `Bearer …`")
+    })
+}
+
+/// The credential that an `authorization` header presents, if it is of that form.
+pub(crate) fn presented(authorization: &HeaderValue) -> Option<&str> {
+    authorization.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 /// What an actor answered, or the status of why it did not.

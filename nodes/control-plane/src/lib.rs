@@ -8,6 +8,7 @@
 //! answer, once it is durable.
 
 pub mod admission;
+mod drain;
 pub mod gateway;
 pub mod network;
 pub mod nonce;

@@ -21,10 +21,14 @@ use http::{HeaderValue, Request, header::AUTHORIZATION};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::Sleep;
-use tonic::{Status, metadata::MetadataValue};
+use tonic::Status;
 use tower::{Layer, Service};
 
-use crate::{admission::RETRY_AFTER_MS, gateway::MAX_MESSAGE, token::TokenKey};
+use crate::{
+    admission::RETRY_AFTER_MS,
+    gateway::{self, MAX_MESSAGE},
+    token::TokenKey,
+};
 
 /// How much may be arriving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,9 +229,7 @@ fn too_much(of: &str, limit: usize) -> Status {
     let message = format!(
         "messages of {of} with {limit} bytes are arriving, the most there may be; wait for answers"
     );
-    let mut status = Status::resource_exhausted(message);
-    status.metadata_mut().insert("retry-after-ms", MetadataValue::from(RETRY_AFTER_MS));
-    status
+    gateway::with_retry(Status::resource_exhausted(message), RETRY_AFTER_MS)
 }
 
 // === impl Claim ===
@@ -359,8 +361,7 @@ impl<B> Followed<B> {
         if let Some(agent) = self.agent {
             return Ok(agent);
         }
-        let text = self.authorization.as_ref().and_then(|value| value.to_str().ok());
-        let token = text.and_then(|text| text.strip_prefix("Bearer "));
+        let token = self.authorization.as_ref().and_then(gateway::presented);
         let claims = token
             .and_then(|token| self.shared.tokens.verify(token, self.shared.clock.now()).ok())
             .ok_or_else(|| {

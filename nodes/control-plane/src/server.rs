@@ -22,6 +22,7 @@ use tonic::transport::Server;
 pub use self::files::FilesError;
 use crate::{
     admission::Limits,
+    drain::drained,
     gateway::{DecodingLayer, Gateway, MAX_MESSAGE},
     pki::{Authority, PkiError, RENEW_EVERY_DAYS, ServerCertificate},
     receiving::ReceiveLayer,
@@ -329,7 +330,7 @@ fn raise_file_limit() {
 
 async fn open_store(data: &Path) -> Result<Arc<RedbStore>, StartError> {
     let path = data.join(STORE);
-    // Opening reads the file, and after a crash all of it.
+    // Opening reads the log, and of an older store that was not closed the whole file.
     let opened =
         tokio::task::spawn_blocking(move || RedbStore::open(path, RedbOptions::default())).await?;
     Ok(Arc::new(opened?))
@@ -378,8 +379,7 @@ async fn serve_gateway(
         .add_service(reflection)
         .add_service(service);
     let stopping = async move {
-        // A sender that is gone means the same.
-        let _ = draining.wait_for(|draining| *draining).await;
+        drained(&mut draining).await;
         health.set_not_serving::<wire::v1::gateway_server::GatewayServer<Gateway>>().await;
     };
     Ok(tokio::spawn(server.serve_with_incoming_shutdown(listener, stopping)))

@@ -8,10 +8,10 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response};
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::Gateway;
+use super::{Gateway, presented};
 
 /// Puts [`AuditDecoding`] around the gateway's service.
 #[derive(Clone)]
@@ -97,13 +97,9 @@ impl Gateway {
         code: &'static str,
         status: &Status,
     ) {
-        let Some(value) = authorization else { return };
-        let mut metadata = MetadataMap::new();
-        if let Ok(value) = value.as_bytes().try_into() {
-            metadata.insert("authorization", value);
-        }
+        let Some(token) = authorization.as_ref().and_then(presented) else { return };
         // A token that is refused has been audited as such.
-        if let Ok(caller) = self.caller(&metadata).await {
+        if let Ok(caller) = self.caller_of(token).await {
             self.audit_refusal(&caller.id, code, bounded(status.message())).await;
         }
     }

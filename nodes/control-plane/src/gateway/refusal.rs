@@ -44,7 +44,8 @@ pub(super) fn frame(status: &Status) -> v1::Refusal {
     }
 }
 
-fn with_retry(mut status: Status, wait_ms: u64) -> Status {
+/// The same status with a hint when to try again.
+pub(crate) fn with_retry(mut status: Status, wait_ms: u64) -> Status {
     debug_assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable));
     status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from(wait_ms));
     status

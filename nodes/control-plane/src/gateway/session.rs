@@ -19,7 +19,7 @@ use aa_protocol::{EventId, wire::v1};
 use aa_runtime::{Fault, Reply};
 use futures::{FutureExt, Stream};
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
     refusal::{frame, overload_status},
     settled,
 };
-use crate::admission::CallerGauges;
+use crate::{admission::CallerGauges, drain::drained};
 
 /// How long a draining session waits for its client to go.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -325,12 +325,6 @@ impl Session {
         // A session that ended takes no frames.
         let _ = self.out.send(Outgoing { tag, body, _slot: Some(slot) });
     }
-}
-
-/// Completes once the gateway drains.
-async fn drained(draining: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = draining.wait_for(|draining| *draining).await;
 }
 
 // === impl Frames ===

@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -21,6 +22,7 @@ use tower::ServiceExt;
 
 use super::KEEPALIVE;
 use crate::{
+    drain::drained,
     rest::{self, PeerAddress},
     throttle::FailureThrottle,
     tls::{TlsConnection, TlsListener},
@@ -74,7 +76,7 @@ async fn answer(
     connection: TlsConnection,
     router: Router,
     headers: Duration,
-    mut draining: watch::Receiver<bool>,
+    draining: watch::Receiver<bool>,
 ) {
     let peer = PeerAddress(connection.peer().ip());
     let is_http2 = connection.is_http2();
@@ -84,7 +86,6 @@ async fn answer(
         request
     });
     let (io, service) = (TokioIo::new(connection), TowerToHyperService::new(service));
-    // How a connection ended is its peer's matter.
     if is_http2 {
         let serving = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -93,12 +94,7 @@ async fn answer(
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADERS)
             .serve_connection(io, service);
-        let mut serving = pin!(serving);
-        tokio::select! {
-            _ended = serving.as_mut() => return,
-            () = drained(&mut draining) => serving.as_mut().graceful_shutdown(),
-        }
-        let _ = serving.await;
+        until_drained(serving, draining).await;
     } else {
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -106,16 +102,19 @@ async fn answer(
             .max_header_size(MAX_HEADERS as usize)
             .max_buf_size(MAX_BUFFER)
             .serve_connection(io, service);
-        let mut serving = pin!(serving);
-        tokio::select! {
-            _ended = serving.as_mut() => return,
-            () = drained(&mut draining) => serving.as_mut().graceful_shutdown(),
-        }
-        let _ = serving.await;
+        until_drained(serving, draining).await;
     }
 }
 
-async fn drained(draining: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = draining.wait_for(|draining| *draining).await;
+async fn until_drained(
+    connection: impl GracefulConnection,
+    mut draining: watch::Receiver<bool>,
+) {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = drained(&mut draining) => connection.as_mut().graceful_shutdown(),
+    }
+    // How a connection ended is its peer's matter.
+    let _ = connection.await;
 }

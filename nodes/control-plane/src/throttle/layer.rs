@@ -10,11 +10,11 @@ use std::{
 
 use aa_governance::{Governance, api_key::ApiKey};
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
-use tonic::{Code, Status, metadata::MetadataValue, transport::server::TcpConnectInfo};
+use tonic::{Code, Status, transport::server::TcpConnectInfo};
 use tower::{Layer, Service};
 
 use super::{FailureThrottle, TooManyFailures};
-use crate::token::TokenKey;
+use crate::{gateway, token::TokenKey};
 
 /// Puts [`Throttled`] around a service.
 #[derive(Clone)]
@@ -111,8 +111,7 @@ impl Shared {
 
     /// Whether a credential would be accepted; where that cannot be told now, the handler shall say so.
     async fn is_valid(&self, presented: &HeaderValue) -> bool {
-        let text = presented.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-        let Some(text) = text else { return false };
+        let Some(text) = gateway::presented(presented) else { return false };
         match ApiKey::parse(text) {
             Some(key) => !matches!(self.governance.authenticate(&key).await, Ok(None)),
             None => self.tokens.verify(text, self.throttle.clock.now()).is_ok(),
@@ -125,8 +124,6 @@ fn peer_of<B>(request: &Request<B>) -> Option<IpAddr> {
 }
 
 fn status(past: TooManyFailures) -> Status {
-    let mut status = Status::resource_exhausted(past.to_string());
     let wait = u64::try_from(past.retry_after.as_millis()).unwrap_or(u64::MAX).max(1);
-    status.metadata_mut().insert("retry-after-ms", MetadataValue::from(wait));
-    status
+    gateway::with_retry(Status::resource_exhausted(past.to_string()), wait)
 }
