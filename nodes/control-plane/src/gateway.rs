@@ -246,9 +246,8 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
     let value = metadata.as_ref().get(AUTHORIZATION).ok_or_else(|| {
         Status::unauthenticated("there is no `authorization` metadata; send `Bearer <token>`")
     })?;
-    presented(value).ok_or_else(|| {
-        Status::unauthenticated("`authorization` is not of the form `Bearer …`")
-    })
+    presented(value)
+        .ok_or_else(|| Status::unauthenticated("`authorization` is not of the form `Bearer …`"))
 }
 
 /// The credential that an `authorization` header presents, if it is of that form.

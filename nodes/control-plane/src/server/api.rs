@@ -106,10 +106,7 @@ async fn answer(
     }
 }
 
-async fn until_drained(
-    connection: impl GracefulConnection,
-    mut draining: watch::Receiver<bool>,
-) {
+async fn until_drained(connection: impl GracefulConnection, mut draining: watch::Receiver<bool>) {
     let mut connection = pin!(connection);
     tokio::select! {
         _ended = connection.as_mut() => return,
