@@ -6,8 +6,9 @@
 //! snapshot and answers, while the next ones gather. Readers take the latest snapshot and never wait:
 //! the newest layer that knows a key decides, the database file is the oldest ([`snapshot`]).
 //!
-//! Once the active layer is large enough, it is frozen and [`flush`] moves it into the database file in
-//! one redb transaction that also notes where the log goes on; the log's **segments** before that
+//! Once the active layer is large enough, it is frozen and [`flush`] moves it into the database file, its
+//! large values into files of their own ([`blobs`]), in one redb transaction that also notes where the
+//! log goes on; the log's **segments** before that
 //! place are reused ([`segment`], [`segment_pool`]). At most one layer is frozen at a time: when the
 //! active one is twice as large as it should be, commits wait, so memory and the log stay bounded.
 //!
@@ -18,6 +19,8 @@
 //!
 //! What a disk may do is in [`disk`]; everything goes through it, so that tests can do it.
 
+mod aligned;
+mod blobs;
 mod cleared;
 pub(crate) mod disk;
 mod file;
@@ -48,6 +51,7 @@ use redb::TableDefinition;
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
+    blobs::Blobs,
     disk::{Disk, SystemDisk},
     flush::{FlushJob, FlushQueue, Flusher},
     memtable::Layer,
@@ -84,6 +88,8 @@ pub struct RedbOptions {
     pub memtable_bytes: usize,
     /// The size of the log's segments, in bytes. A larger transaction gets a larger one.
     pub segment_bytes: usize,
+    /// When a file of large values is full, in bytes; at most 2 GiB.
+    pub blob_file_bytes: u64,
     /// How much of the past conflicts are found in.
     pub history: HistoryBounds,
     /// When to verify the whole file.
@@ -119,6 +125,8 @@ pub struct RedbStats {
     pub log_fsyncs: u64,
     /// Of the bytes written, those of the log.
     pub log_bytes: u64,
+    /// Of the bytes written, those of large values.
+    pub blob_bytes: u64,
     /// Times that commits were moved into the database file.
     pub flushes: u64,
     /// Pairs written or removed thereby.
@@ -148,7 +156,9 @@ struct Shared {
 }
 
 const KIND: &str = "redb";
-const PAIRS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("pairs");
+/// For each key what stands for its value, see [`blobs::Stored`].
+const PAIRS: TableDefinition<'static, &'static [u8], &'static [u8]> =
+    TableDefinition::new("tagged-pairs");
 
 // === impl RedbOptions ===
 
@@ -159,6 +169,7 @@ impl Default for RedbOptions {
             cache_bytes: 256 << 20,
             memtable_bytes: 32 << 20,
             segment_bytes: 16 << 20,
+            blob_file_bytes: 1 << 30,
             history: HistoryBounds::default(),
             verify: Verify::default(),
         }
@@ -171,6 +182,7 @@ impl fmt::Debug for RedbOptions {
             .field("cache_bytes", &self.cache_bytes)
             .field("memtable_bytes", &self.memtable_bytes)
             .field("segment_bytes", &self.segment_bytes)
+            .field("blob_file_bytes", &self.blob_file_bytes)
             .field("history", &self.history)
             .field("verify", &self.verify)
             .finish_non_exhaustive()
@@ -181,8 +193,9 @@ impl fmt::Debug for RedbOptions {
 
 impl RedbStore {
     /// Opens the store at `path`, or creates one there, readable and writable by its owner only, in a
-    /// directory that exists. Its log is in the directory `<path>.wal`; the two belong together and are
-    /// backed up together, while the store is closed. Blocks on the disk.
+    /// directory that exists. Its log is in the directory `<path>.wal` and its large values in
+    /// `<path>.blobs`; the three belong together and are backed up together, while the store is closed.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// See [`OpenError`]. A store that cannot be used is left as it is.
@@ -209,6 +222,8 @@ impl RedbStore {
         let in_step = disk.in_step();
         let path: Arc<Path> = Arc::from(path);
         let (database, header) = file::open_or_create(&disk, &path, &options)?;
+        let blob_disk: Arc<dyn Disk> = Arc::new(disk.for_blobs());
+        let mut blobs = Blobs::open(&blob_disk, &path, &database, options.blob_file_bytes)?;
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let Recovered { mut log, pool, pool_thread, layer, version } =
             recovery::recover(&disk, &path, header.log, &options)?;
@@ -224,9 +239,12 @@ impl RedbStore {
             // Before its first record, the log must be known to be needed.
             let position = log.position(true);
             let job = FlushJob { layer, position, segments: Vec::new() };
-            flush::write(&database, &job).map_err(failed)?;
+            flush::write(&database, &mut blobs, &job).map_err(failed)?;
         }
-        let base = Arc::new(Base::of(&database, &path).map_err(failed)?);
+        let base = Arc::new(Base::of(&database, &path, blobs.files()).map_err(failed)?);
+        if options.verify == Verify::Always {
+            base.verify()?;
+        }
         let first = RedbSnapshot { version, active: active.clone(), frozen, base };
         let shared = Arc::new(Shared {
             latest: ArcSwap::from_pointee(first),
@@ -239,7 +257,7 @@ impl RedbStore {
         });
         let io = |source| OpenError::Io { path: path.to_path_buf(), source };
         let flusher =
-            Flusher { database, shared: Arc::clone(&shared), pool, queue: flushing.clone() };
+            Flusher { database, blobs, shared: Arc::clone(&shared), pool, queue: flushing.clone() };
         let flusher = flusher.spawn().map_err(io)?;
         let parts = WriterParts {
             history: options.history,

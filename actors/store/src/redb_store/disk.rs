@@ -7,10 +7,14 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use redb::{DatabaseError, StorageBackend, backends::FileBackend};
+use rustix::fs::OFlags;
 use tempfile::TempPath;
 
 /// A place for files. Names are durable once [`Disk::sync_directory`] returned, contents once
@@ -59,11 +63,28 @@ pub(crate) trait DiskFile: fmt::Debug + Send + Sync + 'static {
 
     /// Makes all written contents durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// Writes all of `data` over what is there, and makes it durable.
+    fn write_durably(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_at(offset, data)?;
+        self.sync()
+    }
 }
 
 /// The machine's file systems.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SystemDisk;
+
+/// A file of the machine's.
+#[derive(Debug)]
+struct SystemFile {
+    file: File,
+    /// The same for writing past the page cache, durably at once: it spares the copy, the page cache's
+    /// book-keeping and a second system call. Not every file system has it.
+    direct: Option<File>,
+    /// Set once the disk refused such a write, for blocks larger than a sector.
+    is_indirect: AtomicBool,
+}
 
 /// The directory that holds `path`.
 pub(super) fn parent(path: &Path) -> &Path {
@@ -77,13 +98,13 @@ pub(super) fn parent(path: &Path) -> &Path {
 
 impl Disk for SystemDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(Arc::new(SystemFile::of(OpenOptions::new().read(true).write(true).open(path)?, path)))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        Ok(Arc::new(options.open(path)?))
+        Ok(Arc::new(SystemFile::of(options.open(path)?, path)))
     }
 
     fn open_database(&self, path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
@@ -114,20 +135,46 @@ impl Disk for SystemDisk {
     }
 }
 
-impl DiskFile for File {
+// === impl SystemFile ===
+
+impl SystemFile {
+    fn of(file: File, path: &Path) -> Self {
+        let flags = OFlags::DIRECT | OFlags::DSYNC;
+        // Where it cannot be had, the other handle does the same.
+        let direct = OpenOptions::new().write(true).custom_flags(flags.bits() as i32).open(path);
+        Self { file, direct: direct.ok(), is_indirect: AtomicBool::new(false) }
+    }
+}
+
+impl DiskFile for SystemFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(out, offset)
+        self.file.read_exact_at(out, offset)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
+    }
+
+    fn write_durably(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(direct) = &self.direct
+            && !self.is_indirect.load(Ordering::Relaxed)
+        {
+            match direct.write_all_at(data, offset) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.is_indirect.store(true, Ordering::Relaxed);
+                }
+                written => return written,
+            }
+        }
+        self.write_at(offset, data)?;
+        self.sync()
     }
 }

@@ -11,12 +11,13 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError,
-    TableDefinition, TableError, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    StorageError, TableDefinition, TableError, WriteTransaction,
 };
 
 use super::{
     PAIRS, RedbOptions, Verify,
+    blobs::Stored,
     disk::{self, Disk},
     log::LogPosition,
     meters::{MeteredBackend, MeteredDisk},
@@ -29,10 +30,17 @@ use crate::{OpenError, StoreError};
 const META: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("meta");
 const FORMAT_KEY: &[u8] = b"format";
 const LOG_KEY: &[u8] = b"log";
-/// The format of what is stored: one table of raw pairs, and a log beside the file.
-pub(super) const FORMAT: u32 = 2;
-/// The oldest format that is read; it becomes [`FORMAT`] by opening. It has no log.
+/// The format of what is stored: one table of pairs whose values are inline or blobs, and a log and the blobs
+/// beside the file.
+pub(super) const FORMAT: u32 = 3;
+/// The oldest format that is read; it becomes [`FORMAT`] by opening. It has no log; it and the second have
+/// raw pairs.
 pub(super) const OLDEST_FORMAT: u32 = 1;
+/// The first format whose values say whether they are inline.
+const TAGGED_FORMAT: u32 = 3;
+/// The pairs of the formats before that.
+pub(super) const RAW_PAIRS: TableDefinition<'static, &'static [u8], &'static [u8]> =
+    TableDefinition::new("pairs");
 
 /// What the file says about itself.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +129,10 @@ fn open(
         let database = builder(path, options)
             .create_with_backend(backend)
             .map_err(|error| database_error(path, error))?;
-        let header = read_header(path, &database)?;
+        let (header, format) = read_header(path, &database)?;
+        if format < TAGGED_FORMAT {
+            tag_values(&database).map_err(|error| open_error(path, error))?;
+        }
         Ok((database, header))
     }));
     opened.map_err(|_| corrupt("its pages contradict each other".to_owned()))?
@@ -142,7 +153,7 @@ fn builder(path: &Path, options: &RedbOptions) -> Builder {
     builder
 }
 
-fn read_header(path: &Path, database: &Database) -> Result<Header, OpenError> {
+fn read_header(path: &Path, database: &Database) -> Result<(Header, u32), OpenError> {
     let corrupt = |what: &str| OpenError::Corrupt { path: path.to_owned(), what: what.to_owned() };
     let damaged = |error: StorageError| corrupt(&error.to_string());
     let transaction = database.begin_read().map_err(|error| corrupt(&error.to_string()))?;
@@ -168,7 +179,28 @@ fn read_header(path: &Path, database: &Database) -> Result<Header, OpenError> {
             Some(position.ok_or_else(|| corrupt("its record of the log is malformed"))?)
         }
     };
-    Ok(Header { log })
+    Ok((Header { log }, found))
+}
+
+/// Brings raw pairs into the present table. The format changes with it, or nothing does.
+fn tag_values(database: &Database) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    {
+        let raw = transaction.open_table(RAW_PAIRS)?;
+        let mut pairs = transaction.open_table(PAIRS)?;
+        let mut stored = Vec::new();
+        for pair in raw.iter()? {
+            let (key, value) = pair?;
+            Stored::Inline(value.value()).write(&mut stored);
+            pairs.insert(key.value(), &stored[..])?;
+        }
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
+    }
+    transaction.delete_table(RAW_PAIRS)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 /// Notes in `transaction` where the log begins once it is committed.
@@ -285,7 +317,7 @@ pub(super) fn set_format(path: &Path, format: u32) {
 pub(super) fn write_first_format(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
-        transaction.open_table(PAIRS)?;
+        transaction.open_table(RAW_PAIRS)?;
         let mut meta = transaction.open_table(META)?;
         meta.insert(FORMAT_KEY, OLDEST_FORMAT.to_be_bytes().as_slice())?;
     }

@@ -12,6 +12,7 @@ use redb::{CursorError, Durability};
 
 use super::{
     PAIRS, Shared,
+    blobs::{BLOB_BYTES, Blobs, Stored},
     file::{self, storage_error},
     log::LogPosition,
     memtable::{Layer, LayerScan},
@@ -46,12 +47,21 @@ struct Queue {
 /// The flushing thread's state. The database file is closed with it.
 pub(super) struct Flusher {
     pub(super) database: redb::Database,
+    pub(super) blobs: Blobs,
     pub(super) shared: Arc<Shared>,
     pub(super) pool: SegmentPool,
     pub(super) queue: FlushQueue,
 }
 
-type PairsTable<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
+/// A layer on its way into the table.
+struct Filling<'a> {
+    pairs: redb::Table<'a, &'static [u8], &'static [u8]>,
+    blobs: &'a mut Blobs,
+    /// What stands in the table for the value at hand.
+    stored: Vec<u8>,
+    /// Whether that is for the next pair, which a run could not take.
+    is_ahead: bool,
+}
 
 // === impl FlushQueue ===
 
@@ -113,7 +123,7 @@ impl Flusher {
         thread::Builder::new().name("store-flush".to_owned()).spawn(move || self.run())
     }
 
-    fn run(self) {
+    fn run(mut self) {
         while let Some(job) = self.queue.take() {
             // What was acknowledged is in the log; nothing is lost by not going on.
             if let Err(error) = self.flush(job) {
@@ -123,13 +133,13 @@ impl Flusher {
         }
     }
 
-    fn flush(&self, job: FlushJob) -> Result<(), StoreError> {
+    fn flush(&mut self, job: FlushJob) -> Result<(), StoreError> {
         let path = &self.shared.path;
         let failed = |error| storage_error(path, error);
-        let pairs = write(&self.database, &job).map_err(failed)?;
-        let base = Arc::new(Base::of(&self.database, path).map_err(failed)?);
+        let pairs = write(&self.database, &mut self.blobs, &job).map_err(failed)?;
+        let base = Base::of(&self.database, path, self.blobs.files()).map_err(failed)?;
         self.shared.publish(|snapshot| {
-            snapshot.base = base;
+            snapshot.base = Arc::new(base);
             snapshot.frozen = None;
         });
         let meters = &self.shared.meters;
@@ -150,62 +160,102 @@ impl Drop for Flusher {
 }
 
 /// Makes a layer durable in the database file, and gives the pairs written.
-pub(super) fn write(database: &redb::Database, job: &FlushJob) -> Result<usize, redb::Error> {
+pub(super) fn write(
+    database: &redb::Database,
+    blobs: &mut Blobs,
+    job: &FlushJob,
+) -> Result<usize, redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     // Spares the walk over the whole file after a crash; and by syncing pages before the slot that
     // names them, it keeps a failed sync from leaving a slot in the page cache over lost pages.
     transaction.set_quick_repair(true);
-    let written = fill(&mut transaction.open_table(PAIRS)?, &job.layer)?;
+    let pairs = transaction.open_table(PAIRS)?;
+    let filling = Filling { pairs, blobs: &mut *blobs, stored: Vec::new(), is_ahead: false };
+    let written = filling.fill(&job.layer)?;
+    // Before the references to them.
+    blobs.sync()?;
+    blobs.note(&transaction)?;
     file::write_position(&transaction, &job.position)?;
     transaction.commit()?;
+    blobs.committed();
     Ok(written)
 }
 
-/// Brings what a layer says into the table, and gives the pairs written or removed.
-fn fill(pairs: &mut PairsTable<'_>, layer: &Layer) -> Result<usize, redb::Error> {
-    for range in layer.cleared.ranges() {
-        pairs.retain_in::<&[u8], _>(range.bounds(), |_, _| false)?;
-    }
-    let mut written = 0;
-    let mut outcome = layer.outcome().peekable();
-    while let Some((key, value)) = outcome.next() {
-        written += 1;
-        let is_new = match value {
-            Some(value) => pairs.insert(&key[..], &value[..])?.is_none(),
-            None => {
-                pairs.remove(&key[..])?;
+// === impl Filling ===
+
+impl Filling<'_> {
+    /// Brings what a layer says into the table, and gives the pairs written or removed.
+    fn fill(mut self, layer: &Layer) -> Result<usize, redb::Error> {
+        for range in layer.cleared.ranges() {
+            let blobs = &mut *self.blobs;
+            self.pairs.retain_in::<&[u8], _>(range.bounds(), |_, stored| {
+                blobs.release(stored);
                 false
-            }
-        };
-        // New keys come in runs: journals grow at their ends.
-        if is_new {
-            written += insert_run(pairs, &key, &mut outcome)?;
+            })?;
         }
+        let mut written = 0;
+        let mut outcome = layer.outcome().peekable();
+        while let Some((key, value)) = outcome.next() {
+            written += 1;
+            let before = match value {
+                Some(value) => {
+                    if !std::mem::take(&mut self.is_ahead) {
+                        place(self.blobs, &key, &value, &mut self.stored)?;
+                    }
+                    self.pairs.insert(&key[..], &self.stored[..])?
+                }
+                None => self.pairs.remove(&key[..])?,
+            };
+            let was_there = before.is_some();
+            if let Some(before) = &before {
+                self.blobs.release(before.value());
+            }
+            drop(before);
+            // New keys come in runs: journals grow at their ends.
+            if !was_there {
+                written += self.insert_run(&key, &mut outcome)?;
+            }
+        }
+        Ok(written)
     }
-    Ok(written)
+
+    /// Inserts as many of the next pairs as follow `after` without a pair of the table between them, which
+    /// costs less than half of inserting each on its own: their pages are built once.
+    fn insert_run(
+        &mut self,
+        after: &[u8],
+        outcome: &mut Peekable<LayerScan<'_>>,
+    ) -> Result<usize, redb::Error> {
+        let Some((_, Some(_))) = outcome.peek() else { return Ok(0) };
+        let mut inserted = 0;
+        let mut gap = self.pairs.lower_bound_mut(Bound::Excluded(after))?;
+        while let Some((key, Some(value))) = outcome.peek() {
+            place(self.blobs, key, value, &mut self.stored)?;
+            match gap.insert_before(&key[..], &self.stored[..]) {
+                Ok(()) => {
+                    outcome.next();
+                    inserted += 1;
+                }
+                Err(CursorError::UnorderedKey) => {
+                    self.is_ahead = true;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        gap.close()?;
+        Ok(inserted)
+    }
 }
 
-/// Inserts as many of the next pairs as follow `after` without a pair of the table between them, which
-/// costs less than half of inserting each on its own: their pages are built once.
-fn insert_run(
-    pairs: &mut PairsTable<'_>,
-    after: &[u8],
-    outcome: &mut Peekable<LayerScan<'_>>,
-) -> Result<usize, redb::Error> {
-    let Some((_, Some(_))) = outcome.peek() else { return Ok(0) };
-    let mut inserted = 0;
-    let mut gap = pairs.lower_bound_mut(Bound::Excluded(after))?;
-    while let Some((key, Some(value))) = outcome.peek() {
-        match gap.insert_before(&key[..], &value[..]) {
-            Ok(()) => {
-                outcome.next();
-                inserted += 1;
-            }
-            Err(CursorError::UnorderedKey) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    gap.close()?;
-    Ok(inserted)
+/// Makes of a value what stands for it in the table.
+fn place(blobs: &mut Blobs, key: &[u8], value: &[u8], stored: &mut Vec<u8>) -> std::io::Result<()> {
+    let reference = if value.len() < BLOB_BYTES {
+        Stored::Inline(value)
+    } else {
+        Stored::Blob(blobs.append(key, value)?)
+    };
+    reference.write(stored);
+    Ok(())
 }

@@ -28,6 +28,7 @@ pub(super) struct Meters {
     pub(super) flushed_pairs: AtomicU64,
     pub(super) waits: AtomicU64,
     log: FileMeters,
+    blobs: FileMeters,
     database: FileMeters,
     #[cfg(test)]
     pub(super) disk: TestDisk,
@@ -54,12 +55,15 @@ pub(super) struct TestDisk {
 pub(super) struct MeteredDisk {
     disk: Arc<dyn Disk>,
     meters: Arc<Meters>,
+    /// Which of them count its files.
+    files: fn(&Meters) -> &FileMeters,
 }
 
 #[derive(Debug)]
 struct MeteredFile {
     file: Arc<dyn DiskFile>,
     meters: Arc<Meters>,
+    files: fn(&Meters) -> &FileMeters,
 }
 
 /// A file of redb's that counts what is written to it.
@@ -79,15 +83,17 @@ impl Meters {
     pub(super) fn read(&self) -> RedbStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (log_fsyncs, log_bytes) = (read(&self.log.fsyncs), read(&self.log.bytes));
+        let (blob_fsyncs, blob_bytes) = (read(&self.blobs.fsyncs), read(&self.blobs.bytes));
         RedbStats {
             commits: read(&self.commits),
             transactions: read(&self.transactions),
             conflicts: read(&self.conflicts),
-            fsyncs: read(&self.database.fsyncs) + log_fsyncs,
+            fsyncs: read(&self.database.fsyncs) + log_fsyncs + blob_fsyncs,
             bytes: read(&self.bytes),
-            file_bytes: read(&self.database.bytes) + log_bytes,
+            file_bytes: read(&self.database.bytes) + log_bytes + blob_bytes,
             log_fsyncs,
             log_bytes,
+            blob_bytes,
             flushes: read(&self.flushes),
             flushed_pairs: read(&self.flushed_pairs),
             waits: read(&self.waits),
@@ -111,7 +117,13 @@ impl Meters {
 
 impl MeteredDisk {
     pub(super) fn new(disk: Arc<dyn Disk>, meters: Arc<Meters>) -> Self {
-        Self { disk, meters }
+        Self { disk, meters, files: |meters| &meters.log }
+    }
+
+    /// The same disk for files of large values.
+    pub(super) fn for_blobs(&self) -> Self {
+        let (disk, meters) = (Arc::clone(&self.disk), Arc::clone(&self.meters));
+        Self { disk, meters, files: |meters| &meters.blobs }
     }
 
     /// Opens an existing file as redb uses one.
@@ -121,7 +133,7 @@ impl MeteredDisk {
     }
 
     fn metered(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(MeteredFile { file, meters: Arc::clone(&self.meters) })
+        Arc::new(MeteredFile { file, meters: Arc::clone(&self.meters), files: self.files })
     }
 }
 
@@ -177,13 +189,22 @@ impl DiskFile for MeteredFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.meters.before_write()?;
-        add(&self.meters.log.bytes, data.len());
+        add(&(self.files)(&self.meters).bytes, data.len());
         self.file.write_at(offset, data)
+    }
+
+    fn write_durably(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.meters.before_write()?;
+        self.meters.before_sync()?;
+        let meters = (self.files)(&self.meters);
+        add(&meters.bytes, data.len());
+        add(&meters.fsyncs, 1);
+        self.file.write_durably(offset, data)
     }
 
     fn sync(&self) -> io::Result<()> {
         self.meters.before_sync()?;
-        add(&self.meters.log.fsyncs, 1);
+        add(&(self.files)(&self.meters).fsyncs, 1);
         self.file.sync()
     }
 }

@@ -8,6 +8,8 @@
 //! Layout, little-endian: checksum (CRC-32 of the rest), 4; kind, 1; zero, 1; bytes of payload, 2;
 //! sequence, 8; payload, 496.
 
+use super::aligned::AlignedBuffer;
+
 /// Bytes of a sector.
 pub(super) const SECTOR: usize = 512;
 /// Bytes of a sector that a record can use.
@@ -46,7 +48,7 @@ pub(super) struct Seed(u32);
 /// Sectors on their way to the log: payload first, framed once their place is known.
 #[derive(Debug, Default)]
 pub(super) struct SectorBuffer {
-    bytes: Vec<u8>,
+    bytes: AlignedBuffer,
     /// Bytes of payload in the last sector.
     last: usize,
 }
@@ -120,7 +122,7 @@ impl SectorBuffer {
     pub(super) fn put(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             if self.last == PAYLOAD || self.bytes.is_empty() {
-                self.bytes.resize(self.bytes.len() + SECTOR, 0);
+                self.bytes.grow(SECTOR);
                 self.last = 0;
             }
             let count = data.len().min(PAYLOAD - self.last);

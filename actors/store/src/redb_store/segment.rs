@@ -126,7 +126,6 @@ impl Segment {
 
     /// Writes sectors and makes them durable.
     pub(super) fn write(&self, sector: u32, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(u64::from(sector) * SECTOR as u64, bytes)?;
-        self.file.sync()
+        self.file.write_durably(u64::from(sector) * SECTOR as u64, bytes)
     }
 }

@@ -8,17 +8,19 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 
 use super::{
     PAIRS,
+    blobs::{BlobFiles, Stored},
     file::storage_error,
     memtable::{Known, Layer, LayerScan},
 };
 use crate::{
-    KeyRange, Order, StoreError, Version,
+    KeyRange, OpenError, Order, StoreError, Version,
     optimistic::{Pairs, Snapshot},
 };
 
 /// The pairs in the database file as of one flush.
 pub(super) struct Base {
     pairs: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    blobs: BlobFiles,
     path: Arc<Path>,
 }
 
@@ -46,26 +48,61 @@ type Guard<'a> = redb::AccessGuard<'a, &'static [u8]>;
 // === impl Base ===
 
 impl Base {
-    pub(super) fn of(database: &redb::Database, path: &Arc<Path>) -> Result<Self, redb::Error> {
+    pub(super) fn of(
+        database: &redb::Database,
+        path: &Arc<Path>,
+        blobs: BlobFiles,
+    ) -> Result<Self, redb::Error> {
         let pairs = database.begin_read()?.open_table(PAIRS)?;
-        Ok(Self { pairs, path: Arc::clone(path) })
+        Ok(Self { pairs, blobs, path: Arc::clone(path) })
+    }
+
+    /// Reads every pair.
+    ///
+    /// # Errors
+    /// [`OpenError::Corrupt`] at the first that is damaged.
+    pub(super) fn verify(&self) -> Result<(), OpenError> {
+        let read = self.scan(&KeyRange::all(), Order::Forward);
+        let read = read.and_then(|mut pairs| pairs.try_for_each(|pair| pair.map(drop)));
+        read.map_err(|error| match error {
+            StoreError::Corrupt { path, what } => {
+                OpenError::Corrupt { path, what: what.to_string() }
+            }
+            other => OpenError::Corrupt { path: self.path.to_path_buf(), what: other.to_string() },
+        })
     }
 
     fn failed(&self, error: redb::StorageError) -> StoreError {
         storage_error(&self.path, error.into())
     }
 
+    fn malformed(&self) -> StoreError {
+        let what = "a value is of an unknown form".into();
+        StoreError::Corrupt { path: self.path.to_path_buf(), what }
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self.pairs.get(key).map_err(|error| self.failed(error))?;
-        Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
+        let Some(stored) = found else { return Ok(None) };
+        match Stored::parse(stored.value()) {
+            Some(Stored::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
+            Some(Stored::Blob(blob)) => self.blobs.read(key, blob).map(Some),
+            None => Err(self.malformed()),
+        }
     }
 
     fn scan<'a>(&'a self, range: &KeyRange, order: Order) -> Result<Pairs<'a>, StoreError> {
         let pairs =
             self.pairs.range::<&[u8]>(range.bounds()).map_err(|error| self.failed(error))?;
-        let owned = |pair: Result<(Guard<'_>, Guard<'_>), _>| {
-            let (key, value) = pair.map_err(|error| self.failed(error))?;
-            Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
+        let mut blobs = self.blobs.reader();
+        let owned = move |pair: Result<(Guard<'_>, Guard<'_>), _>| {
+            let (key, stored) = pair.map_err(|error| self.failed(error))?;
+            let value = match Stored::parse(stored.value()) {
+                Some(Stored::Inline(value)) => Bytes::copy_from_slice(value),
+                Some(Stored::Blob(blob)) => blobs.read(key.value(), blob)?,
+                None => return Err(self.malformed()),
+            };
+            Ok((Bytes::copy_from_slice(key.value()), value))
         };
         Ok(match order {
             Order::Forward => Box::new(pairs.map(owned)),

@@ -130,7 +130,7 @@ fn what_is_no_store_is_refused_and_left_alone() {
 async fn a_flipped_byte_in_the_pages_is_found_when_verifying() {
     let directory = TempDir::new().unwrap();
     let store = open(&directory).unwrap();
-    let marker = Bytes::from(vec![0xc3; 2_000]);
+    let marker = Bytes::from(vec![0xc3; blobs::BLOB_BYTES - 1]);
     let mut transaction = store.begin().await.unwrap();
     transaction.put(Bytes::from("key"), marker.clone());
     transaction.commit().await.unwrap();
@@ -144,12 +144,32 @@ async fn a_flipped_byte_in_the_pages_is_found_when_verifying() {
         .collect();
     assert!(!places.is_empty());
     for place in places {
-        contents[place + 1_000] ^= 1;
+        contents[place + 100] ^= 1;
     }
     fs::write(file(&directory), contents).unwrap();
     let options = RedbOptions { verify: Verify::Always, ..RedbOptions::default() };
     let error = RedbStore::open(file(&directory), options).expect_err("it is damaged");
     assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_of_a_large_value_is_found_when_verifying_and_when_reading() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory).unwrap();
+    let mut transaction = store.begin().await.unwrap();
+    transaction.put(Bytes::from("key"), Bytes::from(vec![0xc3; blobs::BLOB_BYTES]));
+    transaction.commit().await.unwrap();
+    drop(store);
+    let blobs = fs::read_dir(blobs::directory_of(&file(&directory))).unwrap();
+    let path = blobs.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut contents = fs::read(&path).unwrap();
+    contents[100] ^= 1;
+    fs::write(&path, contents).unwrap();
+    let options = RedbOptions { verify: Verify::Always, ..RedbOptions::default() };
+    let error = RedbStore::open(file(&directory), options).expect_err("it is damaged");
+    assert!(matches!(&error, OpenError::Corrupt { path: at, .. } if *at == path), "{error:?}");
+    let read = open(&directory).unwrap().begin().await.unwrap().get(b"key").await;
+    assert!(matches!(&read, Err(StoreError::Corrupt { path: at, .. }) if *at == path), "{read:?}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use redb::Database;
 
 use super::faults::{Model, PATH, Progress, contents, open, options, run};
 use crate::{
-    DiskFault, Loss, OpenError, RedbOptions, SimDisk,
-    redb_store::{PAIRS, RedbStore, disk::Disk, file, recovery},
+    DiskFault, KeyRange, Loss, OpenError, RedbOptions, SimDisk, Store,
+    redb_store::{RedbStore, blobs, disk::Disk, file, recovery},
 };
 
 const LENGTH: usize = 27;
@@ -46,7 +46,7 @@ fn refused_or_whole(disk: &SimDisk, progress: &Progress, what: &str) -> bool {
 
 fn log_files(disk: &SimDisk) -> Vec<PathBuf> {
     let files = disk.files().into_iter().map(|(path, _)| path);
-    files.filter(|path| *path != Path::new(PATH)).collect()
+    files.filter(|path| path.starts_with(recovery::directory_of(Path::new(PATH)))).collect()
 }
 
 #[test]
@@ -145,6 +145,59 @@ fn a_closed_store_needs_no_log() {
 }
 
 #[test]
+fn a_blob_file_that_is_gone_or_cut_short_is_missed() {
+    let (disk, _) = disk(4, true);
+    let files = disk.files().into_iter().map(|(path, _)| path);
+    let blobs = blobs::directory_of(Path::new(PATH));
+    let files: Vec<_> = files.filter(|path| path.starts_with(&blobs)).collect();
+    assert!(files.len() > 1, "{files:?}");
+    for path in files {
+        let gone = disk.fork();
+        gone.lose(&path).unwrap();
+        let error = open(&gone).expect_err("its values are gone");
+        assert!(error.to_string().contains("is missing"), "{error}");
+        let cut = disk.fork();
+        cut.damage(&path, |contents| contents.truncate(contents.len() / 2)).unwrap();
+        let error = open(&cut).expect_err("its values are gone");
+        assert!(error.to_string().contains("cut short"), "{error}");
+    }
+}
+
+#[test]
+fn a_blob_file_without_use_is_removed_and_readers_keep_what_they_saw() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk).unwrap();
+    let run = |future: std::pin::Pin<Box<dyn Future<Output = ()> + '_>>| {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future);
+    };
+    let blob_files = || {
+        let blobs = blobs::directory_of(Path::new(PATH));
+        disk.files().into_iter().filter(|(path, _)| path.starts_with(&blobs)).count()
+    };
+    run(Box::pin(async {
+        for round in 0..40_u8 {
+            let mut writer = store.begin().await.unwrap();
+            for key in 0..4_u8 {
+                writer.put(vec![key].into(), vec![round; 1_000].into());
+            }
+            writer.commit().await.unwrap();
+        }
+        let mut reader = store.begin().await.unwrap();
+        let before = blob_files();
+        assert!(before < 6, "what is written over is not kept: {before}");
+        let mut writer = store.begin().await.unwrap();
+        writer.delete_range(KeyRange::all());
+        writer.put(vec![9].into(), vec![9; 4_000].into());
+        writer.commit().await.unwrap();
+        assert_eq!(reader.get(&[3]).await.unwrap().unwrap(), vec![39; 1_000]);
+    }));
+    drop(store);
+    assert_eq!(blob_files(), 1);
+    disk.crash(Loss::Everything);
+    assert_eq!(contents(&open(&disk).unwrap()).unwrap().len(), 1);
+}
+
+#[test]
 fn a_log_of_another_store_is_refused() {
     let (disk, _) = disk(4, false);
     let (other, _) = self::disk(6, false);
@@ -183,7 +236,11 @@ fn first_format(disk: &SimDisk) {
     let database = Database::builder().create_with_backend(backend.backend(path).unwrap()).unwrap();
     file::write_first_format(&database).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(PAIRS).unwrap().insert(&b"key"[..], &b"value"[..]).unwrap();
+    {
+        let mut pairs = transaction.open_table(file::RAW_PAIRS).unwrap();
+        pairs.insert(&b"key"[..], &b"value"[..]).unwrap();
+        pairs.insert(&b"large"[..], &[7; 1_000][..]).unwrap();
+    }
     transaction.commit().unwrap();
     disk.restart();
 }
@@ -202,8 +259,9 @@ fn a_store_of_the_first_format_becomes_one_of_this_wherever_the_machine_stops() 
         drop(open(&disk));
         disk.crash(Loss::Some);
         let store = open(&disk).unwrap_or_else(|error| panic!("operation {operation}: {error}"));
-        assert_eq!(contents(&store).unwrap()[&b"key"[..]], &b"value"[..]);
         let before = contents(&store).unwrap();
+        assert_eq!(before[&b"key"[..]], &b"value"[..]);
+        assert_eq!(before[&b"large"[..]], &[7; 1_000][..]);
         let progress = run(&store, 1, 4, before);
         drop(store);
         disk.crash(Loss::Everything);

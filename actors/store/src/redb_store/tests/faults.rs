@@ -38,6 +38,7 @@ pub(super) fn options() -> RedbOptions {
     RedbOptions {
         memtable_bytes: 3_000,
         segment_bytes: 4_096,
+        blob_file_bytes: 8_192,
         cache_bytes: 1 << 20,
         verify: Verify::Always,
         ..RedbOptions::default()
