@@ -1,6 +1,6 @@
 //! The embedded store: a log and a database file, group commit.
 //!
-//! The path of a commit: one writer thread drains all transactions that wait, resolves them, appends
+//! The path of a commit: one writer drains all transactions that wait, resolves them, appends
 //! them to the **log** as one record ([`log`], [`record`], [`sector`]: one sequential write and one
 //! fsync), puts them into the active **layer** in memory ([`memtable`], [`cleared`]), publishes a
 //! snapshot and answers, while the next ones gather. Readers take the latest snapshot and never wait:
@@ -58,7 +58,7 @@ use self::{
     meters::{MeteredDisk, Meters},
     recovery::Recovered,
     snapshot::{Base, RedbSnapshot},
-    writer::{Job, QUEUE_LENGTH, Writer, WriterParts},
+    writer::{Job, Pace, QUEUE_LENGTH, Writer, WriterParts},
 };
 use crate::{
     CommitError, HistoryBounds, OpenError, Store, StoreClock, StoreError, SystemClock, Transaction,
@@ -133,13 +133,16 @@ pub struct RedbStats {
     pub flushed_pairs: u64,
     /// Times that commits waited because they could not be moved fast enough.
     pub waits: u64,
+    /// Of the commits, those that a lone caller made on its own thread.
+    pub by_caller: u64,
 }
 
 struct RedbEngine {
     shared: Arc<Shared>,
     /// Present until drop.
     jobs: Option<mpsc::Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
+    writer: Arc<Mutex<Writer>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// What the writer thread and the callers share.
@@ -153,6 +156,7 @@ struct Shared {
     stopped: OnceLock<StoreError>,
     watches: Arc<Watches>,
     meters: Arc<Meters>,
+    pace: Pace,
 }
 
 const KIND: &str = "redb";
@@ -254,6 +258,7 @@ impl RedbStore {
             stopped: OnceLock::new(),
             watches: Arc::new(Watches::default()),
             meters,
+            pace: Pace::default(),
         });
         let io = |source| OpenError::Io { path: path.to_path_buf(), source };
         let flusher =
@@ -269,12 +274,14 @@ impl RedbStore {
             in_step,
         };
         let writer = Writer::new(Arc::clone(&shared), active, parts);
+        let writer = Arc::new(Mutex::new(writer));
         let (jobs, queue) = mpsc::channel(QUEUE_LENGTH);
-        let writer = std::thread::Builder::new()
+        let of_thread = Arc::clone(&writer);
+        let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(queue))
+            .spawn(move || Writer::run(&of_thread, queue))
             .map_err(io)?;
-        let engine = RedbEngine { shared, jobs: Some(jobs), writer: Some(writer) };
+        let engine = RedbEngine { shared, jobs: Some(jobs), writer, thread: Some(thread) };
         Ok(Self { engine: Arc::new(engine) })
     }
 
@@ -338,6 +345,14 @@ impl Engine for RedbEngine {
 
     async fn submit(&self, request: CommitRequest) -> Result<Version, CommitError> {
         self.readable()?;
+        let mut request = request;
+        let (_outstanding, is_alone) = self.shared.pace.enter();
+        if is_alone && let Some(mut writer) = self.writer.try_lock() {
+            match writer.write_alone(request) {
+                Ok(result) => return result,
+                Err(back) => request = back,
+            }
+        }
         let Some(jobs) = &self.jobs else { return Err(self.shared.gone().into()) };
         let (reply, answer) = oneshot::channel();
         if jobs.send(Job { request, reply }).await.is_err() {
@@ -352,8 +367,8 @@ impl Drop for RedbEngine {
     fn drop(&mut self) {
         // The writer ends once the queue is closed and empty.
         self.jobs = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
         {
             tracing::error!(path = %self.shared.path.display(), "the store's writer panicked");
         }

@@ -88,6 +88,12 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a group whose body has at most `bytes` fits the present segment.
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
+        let free = self.segment.sectors.saturating_sub(self.sector + 1);
+        sectors_of(bytes) < free as usize
+    }
+
     /// Has the next segment made ready.
     pub(super) fn prepare(&self) {
         self.pool.prepare();

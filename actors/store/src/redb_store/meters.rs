@@ -27,6 +27,7 @@ pub(super) struct Meters {
     pub(super) flushes: AtomicU64,
     pub(super) flushed_pairs: AtomicU64,
     pub(super) waits: AtomicU64,
+    pub(super) by_caller: AtomicU64,
     log: FileMeters,
     blobs: FileMeters,
     database: FileMeters,
@@ -97,6 +98,7 @@ impl Meters {
             flushes: read(&self.flushes),
             flushed_pairs: read(&self.flushed_pairs),
             waits: read(&self.waits),
+            by_caller: read(&self.by_caller),
         }
     }
 

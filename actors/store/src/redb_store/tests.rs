@@ -10,6 +10,7 @@ use redb::{Database, TableDefinition};
 use tempfile::TempDir;
 
 use super::*;
+use crate::{KeyRange, Order};
 
 crate::conformance_suite!({
     let directory = TempDir::new().unwrap();
@@ -46,6 +47,53 @@ async fn what_was_committed_is_there_after_reopening() {
         let store = RedbStore::open(file(&directory), options).unwrap();
         let found = store.begin().await.unwrap().get(b"key").await.unwrap();
         assert_eq!(found, Some(Bytes::from("value")));
+    }
+}
+
+#[tokio::test]
+async fn who_commits_alone_does_so_on_its_own_thread_and_durably() {
+    let directory = TempDir::new().unwrap();
+    // The machine may be so slow that none of a few is brief.
+    for round in 0..1_000_u32 {
+        let store = open(&directory).unwrap();
+        for number in 0..50_u32 {
+            let key = [round.to_be_bytes(), number.to_be_bytes()].concat();
+            write(&store, key).await.unwrap();
+        }
+        let stats = store.stats();
+        assert_eq!(stats.transactions, 50);
+        drop(store);
+        let store = open(&directory).unwrap();
+        let all = KeyRange::prefix(&round.to_be_bytes());
+        let mut reader = store.begin().await.unwrap();
+        let found = reader.range_snapshot(&all, usize::MAX, Order::Forward).await.unwrap();
+        assert_eq!(found.len(), 50);
+        if stats.by_caller > 0 {
+            return;
+        }
+    }
+    panic!("no commit was made by its caller");
+}
+
+#[test]
+fn company_and_slow_disks_send_commits_to_the_thread() {
+    let brief = Duration::from_micros(200);
+    let pace = Pace::default();
+    let may = |pace: &Pace| pace.enter().1;
+    for _ in 0..20 {
+        pace.note(1, brief);
+    }
+    assert!(may(&pace));
+    let (first, alone) = pace.enter();
+    assert!(alone && !may(&pace), "another is outstanding");
+    drop(first);
+    for (transactions, taken) in [(2, brief), (1, 10 * brief)] {
+        pace.note(transactions, taken);
+        assert!(!may(&pace));
+        for _ in 0..20 {
+            pace.note(1, brief);
+        }
+        assert!(may(&pace));
     }
 }
 
