@@ -93,7 +93,9 @@ impl Chain {
         head.extend_from_slice(&NOWHERE.to_be_bytes());
         head.extend_from_slice(&self.head.sequence.to_be_bytes());
         head.extend_from_slice(self.head.hash.as_bytes());
-        LogEntry { log: self.log, bytes: bytes.into(), head: Some((self.head_key.clone(), head)) }
+        let digest = *self.head.hash.as_bytes();
+        let head = Some((self.head_key.clone(), head));
+        LogEntry { log: self.log, bytes: bytes.into(), head, digest }
     }
 
     /// Notes where the journal put the entry.

@@ -4,7 +4,7 @@
 //! the next. So a lone record goes at once, and a crowd shares a commit.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -54,7 +54,13 @@ pub struct LogEntry {
     /// A state value that must hold the entry's position: 8 bytes, big-endian, are written over its
     /// start. Used for the head of the chain the entry belongs to.
     pub head: Option<(Bytes, Vec<u8>)>,
+    /// What a reader of the log would compute from the entry: kept for a while after its commit, see
+    /// [`Journal::recent_digests`].
+    pub digest: Digest,
 }
+
+/// A hash of an entry. What it covers is the writer's and the reader's affair.
+pub type Digest = [u8; 32];
 
 /// The end of one workspace's log in this shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,15 +105,34 @@ struct Open {
 struct Log {
     prefix: Vec<u8>,
     next: u64,
+    recent: Recent,
+}
+
+/// The digests of the latest entries committed in this tenure, without a gap.
+#[derive(Default)]
+struct Recent {
+    first: u64,
+    digests: VecDeque<Digest>,
 }
 
 /// A record whose entry has its place in the log.
 struct Placed {
     entry: Option<(Bytes, Bytes)>,
+    place: Option<Place>,
     head: Option<(Bytes, Bytes)>,
     writes: Vec<(Bytes, Bytes)>,
     done: Reply<()>,
 }
+
+/// Where an entry goes, with its digest.
+struct Place {
+    log: LogTail,
+    position: u64,
+    digest: Digest,
+}
+
+/// Digests kept for each log: 2 MiB.
+const RECENT: usize = 1 << 16;
 
 // === impl Journal ===
 
@@ -153,7 +178,7 @@ impl Journal {
         if let Some(known) = open.by_workspace.get(&workspace) {
             return Ok(*known);
         }
-        open.logs.push(Log { prefix, next });
+        open.logs.push(Log { prefix, next, recent: Recent::default() });
         open.by_workspace.insert(workspace, tail);
         Ok(tail)
     }
@@ -174,16 +199,17 @@ impl Journal {
             done.send(Err(Fault::NotDurable("the journal's backlog is full".to_owned())));
             return Err(Closed(self.inner.shard));
         }
-        let mut placed = Placed { entry: None, head: None, writes, done };
+        let mut placed = Placed { entry: None, place: None, head: None, writes, done };
         let mut at = None;
-        if let Some(LogEntry { log, bytes, head }) = entry {
-            let log = &mut open.logs[log.0];
+        if let Some(LogEntry { log: tail, bytes, head, digest }) = entry {
+            let log = &mut open.logs[tail.0];
             let position = log.next;
             log.next += 1;
             let mut key = Vec::with_capacity(log.prefix.len() + 8);
             key.extend_from_slice(&log.prefix);
             key.extend_from_slice(&position.to_be_bytes());
             placed.entry = Some((key.into(), bytes));
+            placed.place = Some(Place { log: tail, position, digest });
             placed.head = head.map(|(key, mut value)| {
                 value[..8].copy_from_slice(&position.to_be_bytes());
                 (key, value.into())
@@ -218,6 +244,19 @@ impl Journal {
         });
         // A closed journal has failed the reply.
         let _ = self.append(Record { entry: None, writes: Vec::new(), done });
+    }
+
+    /// The digests of the entries committed to the log of `workspace` from `position` on, at most `limit`.
+    /// `None` when that reaches back too far: then the store must be read.
+    pub fn recent_digests(
+        &self,
+        workspace: WorkspaceId,
+        position: u64,
+        limit: usize,
+    ) -> Option<Vec<Digest>> {
+        let open = self.inner.open.lock();
+        let log = open.by_workspace.get(&workspace)?;
+        open.logs[log.0].recent.from(position, limit)
     }
 
     /// What has been committed in this tenure.
@@ -274,6 +313,9 @@ impl Journal {
 
     async fn commit(&self, batch: Vec<Placed>) -> Result<(), Fault> {
         let mut replies = Vec::with_capacity(batch.len());
+        let mut batch = batch;
+        let places: Vec<Place> =
+            batch.iter_mut().filter_map(|record| record.place.take()).collect();
         let committed = if batch.iter().all(Placed::is_empty) {
             replies.extend(batch.into_iter().map(|record| record.done));
             Ok(())
@@ -282,6 +324,7 @@ impl Journal {
         };
         match committed {
             Ok(()) => {
+                self.keep_digests(places);
                 self.inner.commits.fetch_add(1, Ordering::Relaxed);
                 self.inner.records.fetch_add(replies.len() as u64, Ordering::Relaxed);
                 replies.into_iter().for_each(|reply| reply.send(Ok(())));
@@ -296,6 +339,13 @@ impl Journal {
                 replies.into_iter().for_each(|reply| reply.send(Err(fault.clone())));
                 Err(fault)
             }
+        }
+    }
+
+    fn keep_digests(&self, places: Vec<Place>) {
+        let mut open = self.inner.open.lock();
+        for Place { log, position, digest } in places {
+            open.logs[log.0].recent.push(position, digest);
         }
     }
 
@@ -357,6 +407,31 @@ pub fn position(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
 }
 
+// === impl Recent ===
+
+impl Recent {
+    fn push(&mut self, position: u64, digest: Digest) {
+        if self.end() != position {
+            *self = Self { first: position, digests: VecDeque::new() };
+        }
+        if self.digests.len() == RECENT {
+            self.digests.pop_front();
+            self.first += 1;
+        }
+        self.digests.push_back(digest);
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.digests.len() as u64
+    }
+
+    fn from(&self, position: u64, limit: usize) -> Option<Vec<Digest>> {
+        let known = !self.digests.is_empty() && position <= self.end();
+        let skipped = usize::try_from(position.checked_sub(self.first).filter(|_| known)?).ok()?;
+        Some(self.digests.iter().skip(skipped).take(limit).copied().collect())
+    }
+}
+
 // === impl Placed ===
 
 impl Placed {
@@ -375,5 +450,29 @@ impl Placed {
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Journal(shard {}, epoch {})", self.inner.shard, self.inner.epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(position: u64) -> Digest {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&position.to_be_bytes());
+        digest
+    }
+
+    #[test]
+    fn recent_digests_are_those_from_a_position_on_or_none_at_all() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.from(0, 10), None, "nothing is known before the first commit");
+        let last = 7 + RECENT as u64 + 4;
+        (7..=last).for_each(|position| recent.push(position, digest(position)));
+        assert_eq!(recent.from(11, 10), None, "the oldest have gone");
+        assert_eq!(recent.from(12, 2), Some(vec![digest(12), digest(13)]));
+        assert_eq!(recent.from(last, 10), Some(vec![digest(last)]));
+        assert_eq!(recent.from(last + 1, 10), Some(vec![]));
+        assert_eq!(recent.from(last + 2, 10), None, "what is to come is not known");
     }
 }

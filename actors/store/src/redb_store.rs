@@ -345,13 +345,12 @@ impl Engine for RedbEngine {
 
     async fn submit(&self, request: CommitRequest) -> Result<Version, CommitError> {
         self.readable()?;
-        let mut request = request;
         let (_outstanding, is_alone) = self.shared.pace.enter();
-        if is_alone && let Some(mut writer) = self.writer.try_lock() {
-            match writer.write_alone(request) {
-                Ok(result) => return result,
-                Err(back) => request = back,
-            }
+        if is_alone
+            && let Some(mut writer) = self.writer.try_lock()
+            && writer.is_brief(&request)
+        {
+            return writer.write_alone(request);
         }
         let Some(jobs) = &self.jobs else { return Err(self.shared.gone().into()) };
         let (reply, answer) = oneshot::channel();

@@ -99,6 +99,35 @@ impl TenantActor {
         writes: &mut Vec<(Bytes, Bytes)>,
     ) -> Result<usize, String> {
         let first = self.tree.next.get(&shard.0).copied().unwrap_or(0);
+        // What was committed here a moment ago need not be read and hashed again.
+        let live = self.services.node.live(shard);
+        let known = live.and_then(|l| l.journal.recent_digests(self.workspace, first, RUN));
+        let leaves = match known {
+            Some(digests) => digests.into_iter().map(Hash::from_bytes).collect(),
+            None => self.read_run(store, shard, first).await?,
+        };
+        if leaves.is_empty() {
+            return Ok(0);
+        }
+        let count = leaves.len() as u64;
+        let segment = Segment { shard: shard.0, first, count };
+        writes.push((keys::segment(self.workspace, self.tree.size), stored::encode(&segment)));
+        for tile in self.edge.append(&leaves) {
+            let key = keys::tile(self.workspace, tile.id.level, tile.id.index);
+            writes.push((key, tile.bytes.into()));
+        }
+        self.tree.size += count;
+        self.tree.next.insert(shard.0, first + count);
+        Ok(leaves.len())
+    }
+
+    /// The leaves of a shard's entries from `first` on.
+    async fn read_run(
+        &self,
+        store: &dyn Store,
+        shard: ShardId,
+        first: u64,
+    ) -> Result<Vec<Hash>, String> {
         let prefix = log_prefix(self.workspace, shard);
         let from = [prefix.as_slice(), &first.to_be_bytes()].concat();
         let end = KeyRange::prefix(&prefix);
@@ -108,25 +137,12 @@ impl TenantActor {
             .range_snapshot(&range, RUN, Order::Forward)
             .await
             .map_err(|error| error.to_string())?;
-        if entries.is_empty() {
-            return Ok(0);
-        }
-        let mut leaves = Vec::with_capacity(entries.len());
-        for (key, stored) in &entries {
+        let leaf = |(key, stored): &(Bytes, Bytes)| {
             let damaged = || format!("the entry at `{}` is damaged", key.escape_ascii());
             let (_, line) = decode_entry(stored).ok_or_else(damaged)?;
-            leaves.push(Hash::of_leaf(&line));
-        }
-        let count = entries.len() as u64;
-        let segment = Segment { shard: shard.0, first, count };
-        writes.push((keys::segment(self.workspace, self.tree.size), stored::encode(&segment)));
-        for tile in self.edge.append(&leaves) {
-            let key = keys::tile(self.workspace, tile.id.level, tile.id.index);
-            writes.push((key, tile.bytes.into()));
-        }
-        self.tree.size += count;
-        self.tree.next.insert(shard.0, first + count);
-        Ok(entries.len())
+            Ok(Hash::of_leaf(&line))
+        };
+        entries.iter().map(leaf).collect()
     }
 
     /// Commits what a long run has gathered, so that no transaction grows with the backlog.

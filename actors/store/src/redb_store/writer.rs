@@ -115,24 +115,22 @@ impl Writer {
         writer.lock().finish();
     }
 
-    /// Commits on the caller's thread, if that takes one write and nothing else.
-    pub(super) fn write_alone(
-        &mut self,
-        request: CommitRequest,
-    ) -> Result<Result<Version, CommitError>, CommitRequest> {
-        let fits = self.active.table.bytes() < self.flush_at / 2
+    /// Whether a commit takes one write and nothing else.
+    pub(super) fn is_brief(&self, request: &CommitRequest) -> bool {
+        self.active.table.bytes() < self.flush_at / 2
             && self.active.cleared.len() < MAX_CLEARED / 2
             && request.writes.cleared().next().is_none()
             && self.log.has_room_for(2 * request.bytes)
-            && !self.in_step;
-        if !fits {
-            return Err(request);
-        }
+            && !self.in_step
+    }
+
+    /// Commits on the caller's thread.
+    pub(super) fn write_alone(&mut self, request: CommitRequest) -> Result<Version, CommitError> {
         let (reply, mut answer) = oneshot::channel();
         self.shared.meters.by_caller.fetch_add(1, Ordering::Relaxed);
         self.write_group(std::iter::once(Job { request, reply }));
         let unanswered = |_| Err(CommitError::UnknownResult(self.shared.gone()));
-        Ok(answer.try_recv().unwrap_or_else(unanswered))
+        answer.try_recv().unwrap_or_else(unanswered)
     }
 
     fn write_group(&mut self, jobs: impl ExactSizeIterator<Item = Job>) {
