@@ -2,25 +2,32 @@
 //!
 //! Most patterns demand some bytes that common text seldom has in a row. One pass over the text looks for
 //! those of all patterns at once (`factor`, `filter`); only around what it finds, the pattern itself is
-//! asked. Patterns that demand nothing of the kind are joined in one automaton as before. What is found
-//! is what each pattern by itself would find.
+//! asked. Patterns that demand nothing of the kind are joined in one automaton. What is found is what
+//! each pattern by itself would find.
 
+mod byte_set;
 mod factor;
 mod filter;
+mod frequency;
+mod window;
 
 use std::ops::Range;
 
 use regex_automata::{Input, meta};
 
-use self::filter::{Candidate, Filter};
+use self::{
+    factor::Factor,
+    filter::{Candidate, Filter, Room},
+};
 use crate::re2::{self, Compiled, PatternError};
 
 /// The patterns of one document.
 #[derive(Clone, Debug)]
 pub(crate) struct Patterns {
     single: Vec<Single>,
-    filter: Filter,
-    /// The patterns that the filter knows nothing of, and all of them as one automaton.
+    /// One, or several where there is no room for all in one.
+    filters: Vec<Filter>,
+    /// The patterns that the filters know nothing of, and all of them as one automaton.
     unfiltered: Vec<u32>,
     together: Option<meta::Regex>,
 }
@@ -43,10 +50,19 @@ struct Single {
     longest: Option<usize>,
 }
 
-/// From so many candidates on, what is left of the text is searched as a whole.
+/// Filters being filled.
+struct Packing {
+    filters: Vec<Filter>,
+    /// What goes into the next.
+    factors: Vec<(u32, Factor)>,
+    /// What there is still room for in it.
+    room: Room,
+}
+
+/// From so many candidates on, the text is searched as a whole.
 const MAX_CANDIDATES: u8 = 64;
-/// A factor is shorter than this.
-const REACH: usize = 64;
+/// Each is one more pass over every text, and takes up to a megabyte.
+const MAX_FILTERS: usize = 16;
 
 // === impl Patterns ===
 
@@ -54,21 +70,21 @@ impl Patterns {
     /// Joins patterns that each compile by themselves.
     pub(crate) fn new(compiled: Vec<Compiled>) -> Result<Self, PatternError> {
         let mut single = Vec::with_capacity(compiled.len());
-        let mut factors = Vec::new();
         let mut unfiltered = Vec::new();
         let mut texts = Vec::new();
+        let mut packing = Packing { filters: Vec::new(), factors: Vec::new(), room: Room::new() };
         for (pattern, Compiled { regex, translated, hir }) in (0..).zip(compiled) {
-            match factor::required(&hir) {
-                Some(found) => factors.extend(found.into_iter().map(|factor| (pattern, factor))),
-                None => {
-                    unfiltered.push(pattern);
-                    texts.push(translated);
-                }
+            let is_filtered =
+                factor::required(&hir).is_some_and(|found| packing.add(pattern, found));
+            if !is_filtered {
+                unfiltered.push(pattern);
+                texts.push(translated);
             }
             single.push(Single { regex, longest: hir.properties().maximum_len() });
         }
         let together = if texts.is_empty() { None } else { Some(re2::compile_together(&texts)?) };
-        Ok(Self { single, filter: Filter::new(factors), unfiltered, together })
+        let filters = packing.finish();
+        Ok(Self { single, filters, unfiltered, together })
     }
 
     /// Visits the matches by pattern and then by place, until it is told that nothing more is of interest.
@@ -98,27 +114,49 @@ impl Patterns {
     fn candidates(&self, text: &str) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         let mut counts = Vec::new();
-        self.filter.scan(text.as_bytes(), &mut |candidate: Candidate| {
+        let mut note = |candidate: Candidate| {
             if counts.is_empty() {
                 counts.resize(self.single.len(), 0_u8);
             }
             let pattern = candidate.pattern as usize;
-            let (Some(count), Some(single)) = (counts.get_mut(pattern), self.single.get(pattern))
-            else {
-                return;
-            };
+            let Some(count) = counts.get_mut(pattern) else { return };
             if *count < MAX_CANDIDATES {
                 *count += 1;
                 candidates.push(candidate);
             } else if *count == MAX_CANDIDATES {
                 *count += 1;
-                // A later one can begin that much before this one, and not more.
-                let before = single.longest.map_or(usize::MAX, |longest| longest + REACH);
-                let earliest = candidate.earliest.saturating_sub(before);
-                candidates.push(Candidate { earliest, latest: usize::MAX, ..candidate });
+                // Each way to find factors is a pass of its own: a later one can be anywhere.
+                candidates.push(Candidate { earliest: 0, latest: usize::MAX, ..candidate });
             }
-        });
+        };
+        for filter in &self.filters {
+            filter.scan(text.as_bytes(), &mut note);
+        }
         candidates
+    }
+}
+
+// === impl Packing ===
+
+impl Packing {
+    /// Takes the factors of a pattern; `false` when there is no room for them.
+    fn add(&mut self, pattern: u32, found: Vec<Factor>) -> bool {
+        if !self.room.take(&found) {
+            let mut room = Room::new();
+            if self.filters.len() + 1 == MAX_FILTERS || !room.take(&found) {
+                return false;
+            }
+            // One more pass costs little beside what the automaton does.
+            self.filters.push(Filter::new(std::mem::take(&mut self.factors)));
+            self.room = room;
+        }
+        self.factors.extend(found.into_iter().map(|factor| (pattern, factor)));
+        true
+    }
+
+    fn finish(mut self) -> Vec<Filter> {
+        self.filters.push(Filter::new(self.factors));
+        self.filters
     }
 }
 

@@ -1,25 +1,42 @@
 //! Required factors: short runs of bytes of which every match of a pattern must hold one.
 
 use regex_syntax::{
-    hir::{Class, ClassUnicode, Hir, HirKind, Repetition},
+    hir::{Class, ClassUnicode, Hir, HirKind, Look, Repetition},
     utf8::Utf8Sequences,
 };
 
-/// The bytes that may stand at one place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ByteSet([u64; 4]);
+use super::{
+    byte_set::ByteSet,
+    frequency::{Chance, Shares},
+    window::{STEP, Window},
+};
 
 /// A run of bytes inside a match.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Factor {
-    /// What each byte may be; never empty, at most [`MAX_LENGTH`].
-    pub(super) bytes: Vec<ByteSet>,
-    /// The least number of bytes that the match has before it.
+    /// What each byte may be; never empty, at most [`MAX_LENGTH`] and the context.
+    bytes: Vec<ByteSet>,
+    /// Whether the first of the bytes stands before the run: a condition on what precedes it, which the start
+    /// of the text fulfils as well.
+    has_context: bool,
+    /// The least number of bytes that the match has before the run.
     pub(super) least_before: usize,
     /// The greatest number, where it is bounded.
     pub(super) most_before: Option<usize>,
-    /// Where in it the [`PROBE`] bytes are that are the rarest together; 0 when it is shorter.
-    pub(super) probe: usize,
+    finder: Finder,
+    /// What looking for it costs, in nanoseconds per byte of common text.
+    cost: f32,
+}
+
+/// How the places are found where a factor may stand.
+#[derive(Clone, Debug)]
+pub(super) enum Finder {
+    /// By the grams of its windows.
+    Grams([Window; STEP]),
+    /// By one byte, at this place of it.
+    Byte(u8, usize),
+    /// By many bytes of one set in a row: the set, where they start, and how many they are.
+    Stretch(ByteSet, usize, usize),
 }
 
 /// Alternative runs of bytes that together cover an expression.
@@ -40,24 +57,32 @@ struct Walk {
 struct Open {
     runs: Runs,
     from: Offset,
+    /// Whether a word begins or ends (`\b`) where the runs start.
+    at_word_boundary: bool,
 }
 
-/// Bytes that are looked at together at every place of a text.
-pub(super) const PROBE: usize = 4;
 const MAX_LENGTH: usize = 32;
 const MAX_ALTERNATIVES: usize = 16;
 /// The factors of one pattern: an alternation of many words has one each.
 const MAX_FACTORS: usize = 64;
-/// Where probes would succeed more often than this in common text, looking for them first gains nothing.
-const MAX_FREQUENCY: f32 = 0.004;
-/// What a whole factor costs when it is there by chance: a search around it. In successful probes.
-const COST_OF_SEARCH: f32 = 50.0;
+/// What a gram that is there costs, in nanoseconds: comparing the factors that have it.
+const COST_OF_PROBE: f32 = 10.0;
+/// What looking for single bytes costs, per byte of the text.
+const COST_OF_BYTES: f32 = 0.1;
+/// What looking for stretches of bytes costs, per byte of the text.
+const COST_OF_STRETCH: f32 = 0.3;
+/// Shorter ones are found no faster than by looking at every byte.
+const LEAST_STRETCH: usize = 16;
+/// What a whole factor costs when it is there by chance, in nanoseconds: a search around it.
+const COST_OF_SEARCH: f32 = 300.0;
+/// What looking for a pattern's factors may cost, in nanoseconds per byte of common text. Past it, looking for
+/// them first gains nothing.
+const MAX_COST: f32 = 0.5;
 
 /// Factors of which every match holds at least one, if there are any that common text seldom has.
 pub(super) fn required(hir: &Hir) -> Option<Vec<Factor>> {
-    let (_, factors) = Walk::through(hir)?;
-    let frequency: f32 = factors.iter().map(Factor::probe_frequency).sum();
-    (frequency <= MAX_FREQUENCY && factors.len() <= MAX_FACTORS).then_some(factors)
+    let (cost, factors) = Walk::through(hir)?;
+    (cost <= MAX_COST && factors.len() <= MAX_FACTORS).then_some(factors)
 }
 
 // === impl Walk ===
@@ -75,6 +100,10 @@ impl Walk {
     fn visit(&mut self, hir: &Hir) {
         let length = length_of(hir);
         match hir.kind() {
+            HirKind::Look(Look::WordAscii) => {
+                self.open.word_boundary();
+                self.plain.word_boundary();
+            }
             HirKind::Empty | HirKind::Look(_) => {}
             HirKind::Literal(literal) => {
                 for byte in &*literal.0 {
@@ -119,8 +148,8 @@ impl Walk {
                 let copied: Vec<ByteSet> =
                     run.iter().copied().cycle().take(pushed.min(MAX_LENGTH)).collect();
                 if copied.len() == pushed {
-                    self.open = Open { runs: vec![copied.clone()], from };
-                    self.plain = Open { runs: vec![copied], from };
+                    self.open = Open::of(vec![copied.clone()], from);
+                    self.plain = Open::of(vec![copied], from);
                 }
             }
             _ => match exact(hir) {
@@ -156,13 +185,13 @@ impl Walk {
         let from = self.at;
         if !self.open.append(runs) {
             self.close_open();
-            self.open = Open { runs: runs.clone(), from };
+            self.open = Open::of(runs.clone(), from);
         }
         if runs.len() > 1 {
             self.close_plain();
         } else if !self.plain.append(runs) {
             self.close_plain();
-            self.plain = Open { runs: runs.clone(), from };
+            self.plain = Open::of(runs.clone(), from);
         }
         self.advance(length);
         if runs.len() > 1 {
@@ -184,22 +213,27 @@ impl Walk {
     }
 
     fn close_open(&mut self) {
-        let factors = std::mem::take(&mut self.open.runs);
-        self.close(factors, self.open.from);
+        let open = std::mem::replace(&mut self.open, Open::of(Runs::new(), self.at));
+        self.close(open);
     }
 
     fn close_plain(&mut self) {
-        let factors = std::mem::take(&mut self.plain.runs);
-        self.close(factors, self.plain.from);
+        let plain = std::mem::replace(&mut self.plain, Open::of(Runs::new(), self.at));
+        self.close(plain);
     }
 
-    fn close(&mut self, runs: Runs, from: Offset) {
-        if runs.is_empty() || runs.iter().any(Vec::is_empty) {
+    fn close(&mut self, open: Open) {
+        if open.runs.is_empty() || open.runs.iter().any(Vec::is_empty) {
             return;
         }
-        let factors: Vec<Factor> = runs.into_iter().map(|run| Factor::new(run, from)).collect();
-        let cost = factors.iter().map(Factor::cost).sum();
-        self.offer(cost, factors);
+        let context = open.context();
+        let from = open.from;
+        let factors: Option<Vec<Factor>> =
+            open.runs.into_iter().map(|run| Factor::new(run, context, from)).collect();
+        if let Some(factors) = factors {
+            let cost = factors.iter().map(|factor| factor.cost).sum();
+            self.offer(cost, factors);
+        }
     }
 
     fn offer(&mut self, cost: f32, factors: Vec<Factor>) {
@@ -212,8 +246,23 @@ impl Walk {
 // === impl Open ===
 
 impl Open {
+    fn of(runs: Runs, from: Offset) -> Self {
+        Self { runs, from, at_word_boundary: false }
+    }
+
+    fn word_boundary(&mut self) {
+        self.at_word_boundary |= self.runs.iter().all(Vec::is_empty);
+    }
+
+    /// What stands before the runs, if it is known.
+    fn context(&self) -> Option<ByteSet> {
+        let word = ByteSet::word();
+        let begins = |run: &Vec<ByteSet>| run.first().is_some_and(|set| set.is_within(word));
+        (self.at_word_boundary && self.runs.iter().all(begins)).then(|| word.not())
+    }
+
     fn at(from: Offset) -> Self {
-        Self { runs: vec![Vec::new()], from }
+        Self::of(vec![Vec::new()], from)
     }
 
     /// Appends each of `runs` to each run; not when that would be too many or too long.
@@ -254,11 +303,21 @@ fn exact(hir: &Hir) -> Option<Runs> {
         HirKind::Repetition(repetition) => {
             let runs = exact(&repetition.sub)?;
             match (repetition.min, repetition.max) {
-                (0, Some(1)) if runs.len() < MAX_ALTERNATIVES => {
-                    Some(runs.into_iter().chain([Vec::new()]).collect())
-                }
-                (least, Some(most)) if least == most && least as usize <= MAX_LENGTH => {
-                    (0..least).try_fold(vec![Vec::new()], |all, _| product(&all, &runs))
+                (least, Some(most)) if most as usize <= MAX_LENGTH => {
+                    let mut copies = vec![Vec::new()];
+                    let mut all = Runs::new();
+                    for count in 0..=most {
+                        if count > 0 {
+                            copies = product(&copies, &runs)?;
+                        }
+                        if count >= least {
+                            all.extend(copies.iter().cloned());
+                        }
+                        if all.len() > MAX_ALTERNATIVES {
+                            return None;
+                        }
+                    }
+                    Some(all)
                 }
                 _ => None,
             }
@@ -329,75 +388,82 @@ fn sum(left: Option<usize>, right: Option<usize>) -> Option<usize> {
 // === impl Factor ===
 
 impl Factor {
-    fn new(bytes: Vec<ByteSet>, (least_before, most_before): Offset) -> Self {
-        let rarest =
-            bytes.windows(PROBE).map(frequency).enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
-        let probe = rarest.map_or(0, |(at, _)| at);
-        Self { bytes, least_before, most_before, probe }
+    /// `None` when its grams are too many.
+    fn new(
+        run: Vec<ByteSet>,
+        before: Option<ByteSet>,
+        (least_before, most_before): Offset,
+    ) -> Option<Self> {
+        let has_context = before.is_some();
+        let bytes: Vec<ByteSet> = before.into_iter().chain(run).collect();
+        let shares: Vec<Shares> = bytes.iter().map(|set| Shares::of(*set)).collect();
+        let whole = COST_OF_SEARCH * Chance::of_run(&shares);
+        let (probing, finder) = [
+            Finder::grams(&bytes, &shares, has_context),
+            Finder::byte(&bytes, &shares, usize::from(has_context)),
+            Finder::stretch(&bytes),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by(|(a, _), (b, _)| a.total_cmp(b))?;
+        let cost = probing + whole;
+        Some(Self { bytes, has_context, least_before, most_before, finder, cost })
     }
 
-    /// The bytes that are probed for; fewer than [`PROBE`] when it is shorter.
-    pub(super) fn probed(&self) -> &[ByteSet] {
-        &self.bytes[self.probe..self.bytes.len().min(self.probe + PROBE)]
+    pub(super) fn bytes(&self) -> &[ByteSet] {
+        &self.bytes
     }
 
-    fn probe_frequency(&self) -> f32 {
-        frequency(self.probed())
+    pub(super) fn finder(&self) -> &Finder {
+        &self.finder
     }
 
-    fn cost(&self) -> f32 {
-        self.probe_frequency() + COST_OF_SEARCH * frequency(&self.bytes)
-    }
-}
-
-/// How often common text has such bytes in a row, if neighbours were independent.
-fn frequency(bytes: &[ByteSet]) -> f32 {
-    bytes.iter().map(|set| set.frequency()).product()
-}
-
-// === impl ByteSet ===
-
-impl ByteSet {
-    fn of(byte: u8) -> Self {
-        let mut set = Self::default();
-        set.extend(byte, byte);
-        set
-    }
-
-    fn extend(&mut self, first: u8, last: u8) {
-        for byte in first..=last {
-            self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    /// The place of the run when it stands in the text and byte `place` of the factor is at `probed`.
+    pub(super) fn stands(&self, text: &[u8], probed: usize, place: isize) -> Option<usize> {
+        let context = usize::from(self.has_context);
+        let at = (probed + context).checked_add_signed(-place)?;
+        if let Some(before) = at.checked_sub(1).filter(|_| self.has_context)
+            && !self.bytes[0].contains(*text.get(before)?)
+        {
+            return None;
         }
-    }
-
-    fn or(self, other: Self) -> Self {
-        let [a, b, c, d] = self.0;
-        let [e, f, g, h] = other.0;
-        Self([a | e, b | f, c | g, d | h])
-    }
-
-    pub(super) const fn contains(self, byte: u8) -> bool {
-        self.0[(byte >> 6) as usize] >> (byte & 63) & 1 == 1
-    }
-
-    fn frequency(self) -> f32 {
-        let members = (0..=u8::MAX).filter(|byte| self.contains(*byte));
-        members.map(byte_frequency).sum::<f32>().min(1.0)
+        let run = self.bytes.get(context..)?;
+        let bytes = text.get(at..at + run.len())?;
+        run.iter().zip(bytes).all(|(set, byte)| set.contains(*byte)).then_some(at)
     }
 }
 
-/// How often a byte occurs in what agents send: prose, JSON, source code and logs.
-fn byte_frequency(byte: u8) -> f32 {
-    match byte {
-        b' ' => 0.15,
-        b'e' | b't' | b'a' | b'o' | b'i' | b'n' | b's' | b'r' => 0.055,
-        b'l' | b'd' | b'c' | b'u' | b'm' | b'p' | b'h' => 0.025,
-        b'a'..=b'z' => 0.01,
-        b'A'..=b'Z' => 0.005,
-        b'0'..=b'9' => 0.012,
-        b'\n' | b'"' | b'.' | b',' | b':' | b'-' | b'_' | b'/' => 0.012,
-        0x21..=0x7e => 0.004,
-        0x80..=0xff => 0.001,
-        _ => 0.0002,
+// === impl Finder ===
+
+impl Finder {
+    fn grams(bytes: &[ByteSet], shares: &[Shares], has_context: bool) -> Option<(f32, Self)> {
+        let windows = Window::choose(bytes, shares, has_context)?;
+        let chance = windows.iter().map(|window| window.cost).sum::<f32>() / STEP as f32;
+        Some((COST_OF_PROBE * chance, Self::Grams(windows)))
+    }
+
+    /// By the rarest byte; not by the context, which may be missing.
+    fn byte(bytes: &[ByteSet], shares: &[Shares], context: usize) -> Option<(f32, Self)> {
+        let places = bytes.iter().zip(shares).enumerate().skip(context);
+        let rarest = places
+            .filter(|(_, (set, _))| set.len() == 1)
+            .map(|(place, (set, shares))| (Chance::of_run(&[*shares]), set, place))
+            .min_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        let (chance, set, place) = rarest?;
+        let byte = set.iter().next()?;
+        Some((COST_OF_BYTES + COST_OF_PROBE * chance, Self::Byte(byte, place)))
+    }
+
+    fn stretch(bytes: &[ByteSet]) -> Option<(f32, Self)> {
+        let mut from = 0;
+        let mut longest: Option<(usize, usize)> = None;
+        for stretch in bytes.chunk_by(|a, b| a == b) {
+            if longest.is_none_or(|(_, length)| length < stretch.len()) {
+                longest = Some((from, stretch.len()));
+            }
+            from += stretch.len();
+        }
+        let (start, length) = longest.filter(|(_, length)| *length >= LEAST_STRETCH)?;
+        Some((COST_OF_STRETCH, Self::Stretch(*bytes.get(start)?, start, length)))
     }
 }

@@ -49,7 +49,8 @@ enum Change {
 const HEADER: &str = "\
 # Counted figures, compared by the command `counted` of this crate; `counted --accept` rewrites this file.
 # Per operation: instructions outside SHA-256's compression function, instructions in it (of its form in
-# plain code), and allocations. `scan` is per KiB of text, `compile` per rule.
+# plain code), and allocations. `scan` is per KiB of text, `compile` per rule. Of durable decisions: bytes and fsyncs of the
+# log, and bytes of all files, as `written` of aa-chaos-tests counts them.
 ";
 
 /// Fractions below this are noise of the counting, not of the code: one in a hundred operations.
