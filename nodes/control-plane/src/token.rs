@@ -71,10 +71,10 @@ pub enum TokenError {
     BadSignature,
     /// It has ended. It was this gateway's own, so the agent is known.
     #[error("the token expired at {0}; register again")]
-    Expired(Timestamp, Box<Claims>),
+    Expired(Timestamp, Arc<Claims>),
     /// It was issued in the future: somebody's clock is wrong.
     #[error("the token is valid from {0} only; check the clocks")]
-    NotYetValid(Timestamp, Box<Claims>),
+    NotYetValid(Timestamp, Arc<Claims>),
 }
 
 // === impl TokenKey ===
@@ -115,7 +115,7 @@ impl TokenKey {
     ///
     /// # Errors
     /// [`TokenError`], in the order form, header, signature, time.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, TokenError> {
         if token.len() > MAX_LENGTH {
             return Err(TokenError::Malformed);
         }
@@ -132,12 +132,12 @@ impl TokenKey {
         };
         let at = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
         if claims.exp <= now.unix_seconds() {
-            return Err(TokenError::Expired(at(claims.exp), Box::new((*claims).clone())));
+            return Err(TokenError::Expired(at(claims.exp), claims));
         }
         if claims.iat > now.unix_seconds() + SKEW_SECONDS {
-            return Err(TokenError::NotYetValid(at(claims.iat), Box::new((*claims).clone())));
+            return Err(TokenError::NotYetValid(at(claims.iat), claims));
         }
-        Ok((*claims).clone())
+        Ok(claims)
     }
 
     /// Checks everything about a token that never changes.
