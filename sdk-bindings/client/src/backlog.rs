@@ -1,6 +1,6 @@
 //! Events that wait to be delivered: how calls ended, and actions let through without a gateway.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use aa_protocol::wire::v1;
 use parking_lot::Mutex;
@@ -13,7 +13,12 @@ pub(crate) struct Backlog {
     queue: Mutex<Queue>,
     /// Events queued or on their way.
     depth: watch::Sender<usize>,
+    /// Callers that wait until there are none.
+    waiting: watch::Sender<usize>,
 }
+
+/// A caller that waits, for as long as this lives.
+struct Waiting<'a>(&'a Backlog);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -27,12 +32,19 @@ pub(crate) struct Full(pub(crate) usize);
 
 const MAX_EVENTS: usize = 10_000;
 const MAX_BYTES: usize = 16 << 20;
+/// How long events gather before they go. What is asked about next, mostly the result of the call that an
+/// event is about, does not find the gateway busy with the event then.
+const GATHER: Duration = Duration::from_millis(5);
 
 // === impl Backlog ===
 
 impl Backlog {
     pub(crate) fn new() -> Self {
-        Self { queue: Mutex::default(), depth: watch::Sender::new(0) }
+        Self {
+            queue: Mutex::default(),
+            depth: watch::Sender::new(0),
+            waiting: watch::Sender::new(0),
+        }
     }
 
     pub(crate) fn push(&self, event: v1::Event) -> Result<(), Full> {
@@ -48,10 +60,19 @@ impl Backlog {
         Ok(())
     }
 
-    /// Waits for events and takes up to `most`, oldest first. They count until [`Backlog::settle`].
+    /// Waits for events, lets some gather, and takes up to `most`, oldest first. They count until
+    /// [`Backlog::settle`].
     pub(crate) async fn take(&self, most: usize) -> Vec<v1::Event> {
         let mut depth = self.depth.subscribe();
+        let mut waiting = self.waiting.subscribe();
         loop {
+            if !self.queue.lock().events.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    _ = depth.wait_for(|depth| *depth >= most) => {}
+                    _ = waiting.wait_for(|waiting| *waiting > 0) => {}
+                }
+            }
             let taken = self.take_now(most);
             if !taken.is_empty() {
                 return taken;
@@ -87,8 +108,16 @@ impl Backlog {
 
     /// Waits until nothing is queued or on its way.
     pub(crate) async fn empty(&self) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        let _waiting = Waiting(self);
         let mut depth = self.depth.subscribe();
         let _ = depth.wait_for(|depth| *depth == 0).await;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
     }
 }
 
@@ -110,5 +139,24 @@ mod tests {
         assert_eq!(again, [0, 1, 2]);
         backlog.settle(MAX_EVENTS);
         backlog.empty().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_gather_for_a_moment_unless_somebody_waits_for_them() {
+        let backlog = Backlog::new();
+        let begun = tokio::time::Instant::now();
+        backlog.push(v1::Event::default()).unwrap();
+        assert_eq!(backlog.take(8).await.len(), 1);
+        assert!(begun.elapsed() >= GATHER);
+        backlog.settle(1);
+        let begun = tokio::time::Instant::now();
+        backlog.push(v1::Event::default()).unwrap();
+        let taking = async {
+            assert_eq!(backlog.take(8).await.len(), 1);
+            backlog.settle(1);
+        };
+        tokio::join!(backlog.empty(), taking);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(*backlog.waiting.borrow(), 0);
     }
 }

@@ -2,13 +2,14 @@
 
     python overhead.py AASM ANSWERS [ROUNDS]
 
-AASM and ANSWERS are the programs of those names. Each round times a tool call outside an agent, the same call
-governed, and (by ANSWERS, a Rust program on a bare stream) the two answers that a governed call waits for. All
-are medians, in microseconds.
+AASM and ANSWERS are the programs of those names. Each round times a tool call outside an agent; the same call
+governed, with the lines that the SDK shows by default and without; and (by ANSWERS, a Rust program on a bare
+stream) the two answers that a governed call waits for. All are medians, in microseconds.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import statistics
@@ -61,24 +62,29 @@ def measure(data: Path, answers: str, rounds: int) -> None:
     def search(query: str, limit: int) -> str:
         return "found"
 
-    governed: list[float] = []
-    bare: list[float] = []
-    plain: list[float] = []
+    logger = logging.getLogger("agent_assembly")
+    overheads: dict[str, list[float]] = {"with lines": [], "without": []}
     print(f"{rounds} rounds of {CALLS} calls, load {os.getloadavg()[0]:.1f} at the start; µs")
-    print(f"{'governed call':>15} {'two answers':>12} {'plain call':>11} {'overhead':>9}")
+    print(f"{'governed, with lines':>21} {'without':>9} {'two answers':>12} {'plain call':>11}")
     for _ in range(rounds):
-        plain.append(median_of(search))
+        plain = median_of(search)
+        governed = {}
         with aaa.run("benchmark"):
-            governed.append(median_of(search))
+            for name, level in (("with lines", logging.INFO), ("without", logging.WARNING)):
+                logger.setLevel(level)
+                governed[name] = median_of(search)
         assert aaa.flush(BOUND)
         done = subprocess.run([answers, str(data), str(CALLS)], capture_output=True, text=True, timeout=BOUND)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        bare.append(float(done.stdout))
-        show(governed[-1], bare[-1], plain[-1])
-    print("median and spread of the overhead:")
-    overheads = sorted(g - b - p for g, b, p in zip(governed, bare, plain, strict=True))
-    print(f"{statistics.median(overheads):.0f} ({overheads[0]:.0f}–{overheads[-1]:.0f})")
+        bare = float(done.stdout)
+        for name, taken in governed.items():
+            overheads[name].append(taken - bare - plain)
+        row = f"{governed['with lines']:21.0f} {governed['without']:9.0f} {bare:12.0f} {plain:11.1f}"
+        print(row, flush=True)
+    for name, values in overheads.items():
+        spread = f"{min(values):.0f}–{max(values):.0f}"
+        print(f"overhead of a governed call, {name}: median {statistics.median(values):.0f} µs ({spread})")
 
 
 def median_of(search: Callable[[str, int], str]) -> float:
@@ -89,10 +95,6 @@ def median_of(search: Callable[[str, int], str]) -> float:
         if call >= WARM_UP:
             times.append(time.perf_counter() - begun)
     return statistics.median(times) * 1e6
-
-
-def show(governed: float, bare: float, plain: float) -> None:
-    print(f"{governed:15.0f} {bare:12.0f} {plain:11.1f} {governed - bare - plain:9.0f}", flush=True)
 
 
 main()
