@@ -195,15 +195,19 @@ impl Entity for AgentActor {
         let now = self.services.clock.now();
         match message {
             AgentMessage::Check(checks) => {
-                self.waiting.extend(checks);
+                self.waiting = checks.into();
                 while let Some(check) = self.waiting.pop_front() {
                     self.check(check, now);
                 }
+                // An idle agent holds no room for what it was asked.
+                self.waiting = VecDeque::new();
             }
             AgentMessage::Record(report, reply) => self.record_event(&report, now, reply),
             AgentMessage::Refuse(refusal, reply) => self.refuse(&refusal, now, reply),
             AgentMessage::Register(registration, reply) => {
                 self.register(registration, now, reply);
+                // Many register long before they act, and some never do.
+                return Flow::Rest;
             }
             AgentMessage::SetStatus(change, reply) => self.set_status(change, now, reply),
         }

@@ -4,5 +4,6 @@ mod export;
 mod log_verifier;
 mod query;
 
+pub(crate) use export::ExportTurns;
 pub use export::{Export, ExportFormat};
 pub use query::{Cursor, CursorError, Filter, MAX_PAGE, Page};

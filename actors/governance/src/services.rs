@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::{
+    audit::ExportTurns,
     metrics::Metrics,
     notice::NoticeBoard,
     policy_board::{PolicyBoard, PolicyCell},
@@ -48,6 +49,7 @@ pub struct Services {
     /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
     /// second, and the others are for decisions.
     pub(crate) compiler: Semaphore,
+    pub(crate) exports: ExportTurns,
     mac: ArcSwap<MacKey>,
 }
 
@@ -63,6 +65,7 @@ impl Services {
             board: PolicyBoard::default(),
             policy_sets: OnceLock::new(),
             compiler: Semaphore::new(1),
+            exports: ExportTurns::default(),
             mac: ArcSwap::from_pointee(keys.mac),
         }
     }

@@ -12,7 +12,10 @@ use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{checkpoint::SegmentOf, tiles::with_tiles};
+pub(crate) use self::{
+    checkpoint::{Segment, SegmentOf},
+    tiles::with_tiles,
+};
 use crate::{
     api_key::{ApiKey, KeyRecord, MAX_KEYS},
     chain::Chain,

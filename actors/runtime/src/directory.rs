@@ -1,7 +1,8 @@
 //! Finds the one live actor of an id, starting it when there is none.
 
+mod failures;
+
 use std::{
-    any::Any,
     collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
@@ -11,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use aa_protocol::Timestamp;
 use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorRuntime, MessagingErr};
 
+use self::failures::{Failures, Panicked, Standing};
 use crate::{
     entity::{Entity, Flow},
     fault::Fault,
@@ -43,8 +44,13 @@ pub struct DirectoryOptions {
     pub free_restarts: u32,
     /// The first hold after that; it doubles with every further failure.
     pub first_backoff: Duration,
-    /// The longest hold. A failure is forgotten once an actor lives for this long.
+    /// The longest hold. Failures are forgotten this long after the last hold ended without another.
     pub longest_backoff: Duration,
+    /// Panics in a row after which an actor is held down: it stays down for [`Self::held_for`] and is held
+    /// down again if it panics then. Failures to load are held back only, never held down.
+    pub panics_until_held: u32,
+    /// How long an actor that is held down stays down, at least `longest_backoff`.
+    pub held_for: Duration,
 }
 
 /// Counts since the node started.
@@ -58,6 +64,8 @@ pub struct DirectoryStats {
     pub passivated: u64,
     /// Actors that panicked or failed to load.
     pub failed: u64,
+    /// Actors that are held down now, because they panicked too often in a row.
+    pub held: u64,
 }
 
 #[derive(Default)]
@@ -73,11 +81,6 @@ struct Room<E: Entity> {
     failures: Mutex<HashMap<E::Id, Failures>>,
 }
 
-struct Failures {
-    in_a_row: u32,
-    last: Timestamp,
-}
-
 /// A live actor and how many messages are on their way to it.
 struct Slot<E: Entity> {
     actor: ActorRef<Envelope<E>>,
@@ -85,6 +88,13 @@ struct Slot<E: Entity> {
     pending: AtomicU64,
     last_sweep: AtomicU64,
 }
+
+/// How often in the time after which an actor is idle the directory looks for those that are. It is small
+/// next to what a look costs: an actor that rests holds memory until the next one.
+const SWEEPS: u64 = 60;
+
+/// [`Slot::last_sweep`] of an actor that rests: long ago, whatever the number of the sweep.
+const RESTING: u64 = 0;
 
 /// Set in [`Slot::pending`] once the actor has decided to go; no message is sent to it after that.
 const RETIRED: u64 = 1 << 63;
@@ -123,6 +133,8 @@ impl Default for DirectoryOptions {
             free_restarts: 3,
             first_backoff: Duration::from_millis(100),
             longest_backoff: Duration::from_secs(30),
+            panics_until_held: 10,
+            held_for: Duration::from_secs(300),
         }
     }
 }
@@ -138,7 +150,7 @@ impl<E: Entity> Directory<E> {
             context,
             options,
             rooms,
-            sweep: AtomicU64::new(0),
+            sweep: AtomicU64::new(SWEEPS),
             stats: Counters::default(),
             myself: myself.clone(),
         });
@@ -154,8 +166,7 @@ impl<E: Entity> Directory<E> {
     /// The message comes back with the reason when no actor can take it now.
     pub fn send(&self, id: &E::Id, message: E::Message) -> Result<(), (Fault, E::Message)> {
         let mut message = message;
-        // A slot found dead or leaving is replaced; a second one going in the same instant is a
-        // shard in trouble, which is the caller's to retry.
+        // A slot found leaving is replaced; a second one going in the same instant is the caller's to retry.
         for _ in 0..3 {
             let slot = match self.slot(id) {
                 Ok(slot) => slot,
@@ -163,6 +174,9 @@ impl<E: Entity> Directory<E> {
             };
             match slot.deliver(message, self.sweep.load(Ordering::Relaxed)) {
                 Ok(()) => return Ok(()),
+                // It died. Its supervisor takes it away, once the failure counts: whoever replaced it here would
+                // start one after the other ahead of every hold.
+                Err(returned) if !slot.is_retired() => return Err((Fault::Gone, returned)),
                 Err(returned) => message = returned,
             }
             self.forget(id, slot.actor.get_id());
@@ -172,11 +186,16 @@ impl<E: Entity> Directory<E> {
 
     /// What this directory has done so far.
     pub fn stats(&self) -> DirectoryStats {
+        let now = self.node.clock().now();
+        let is_held =
+            |known: &&Failures| matches!(known.standing(&self.options, now), Standing::Held(_));
+        let held = |room: &Room<E>| room.failures.lock().values().filter(is_held).count() as u64;
         DirectoryStats {
+            held: self.rooms.iter().map(held).sum(),
             active: self.rooms.iter().map(|room| room.slots.read().len() as u64).sum(),
             started: self.stats.started.load(Ordering::Relaxed),
             passivated: self.stats.passivated.load(Ordering::Relaxed),
-            failed: self.stats.failed.load(Ordering::Relaxed),
+            failed: self.stats.failed.load(Ordering::Acquire),
         }
     }
 
@@ -238,16 +257,16 @@ impl<E: Entity> Directory<E> {
     fn check_backoff(&self, room: &Room<E>, id: &E::Id) -> Result<(), Fault> {
         let mut failures = room.failures.lock();
         let Some(known) = failures.get(id) else { return Ok(()) };
-        let since = self.node.clock().now().since(known.last);
-        if since >= self.options.longest_backoff {
-            failures.remove(id);
-            return Ok(());
+        match known.standing(&self.options, self.node.clock().now()) {
+            Standing::Free => Ok(()),
+            Standing::Forgotten => {
+                failures.remove(id);
+                Ok(())
+            }
+            Standing::BackingOff(retry_after) | Standing::Held(retry_after) => {
+                Err(Fault::BackingOff { failures: known.in_a_row, retry_after })
+            }
         }
-        let hold = self.options.hold(known.in_a_row);
-        if since >= hold {
-            return Ok(());
-        }
-        Err(Fault::BackingOff { failures: known.in_a_row, retry_after: hold - since })
     }
 
     fn forget(&self, id: &E::Id, actor: ractor::ActorId) {
@@ -258,56 +277,76 @@ impl<E: Entity> Directory<E> {
         }
     }
 
-    fn record_failure(&self, id: &E::Id, shard: ShardId, failure: &str) {
-        self.stats.failed.fetch_add(1, Ordering::Relaxed);
+    fn record_failure(&self, id: &E::Id, shard: ShardId, failure: &ActorProcessingErr) {
         let now = self.node.clock().now();
-        let mut failures = self.rooms[usize::from(shard.0)].failures.lock();
-        let known = failures.entry(id.clone()).or_insert(Failures { in_a_row: 0, last: now });
-        known.in_a_row = known.in_a_row.saturating_add(1);
-        known.last = now;
-        tracing::error!(
-            kind = E::KIND,
-            %id,
-            shard = shard.0,
-            in_a_row = known.in_a_row,
-            failure,
-            "an actor failed; it is loaded from the store when next needed"
-        );
-    }
-}
-
-impl DirectoryOptions {
-    /// How long to wait after `in_a_row` failures.
-    fn hold(&self, in_a_row: u32) -> Duration {
-        let past = in_a_row.saturating_sub(self.free_restarts);
-        if past == 0 {
-            return Duration::ZERO;
+        let known = {
+            let mut failures = self.rooms[usize::from(shard.0)].failures.lock();
+            let known = failures.entry(id.clone()).or_insert(Failures::none(now));
+            // It lived well since, and nobody had to look.
+            if known.standing(&self.options, now) == Standing::Forgotten {
+                *known = Failures::none(now);
+            }
+            known.add(failure.is::<Panicked>(), now);
+            *known
+        };
+        // Afterwards: who reads the count also finds the hold.
+        self.stats.failed.fetch_add(1, Ordering::Release);
+        let (kind, shard, in_a_row) = (E::KIND, shard.0, known.in_a_row);
+        if known.is_past_limit(&self.options) {
+            let held_for = self.options.held_for;
+            tracing::error!(
+                kind, %id, shard, in_a_row, %failure, ?held_for,
+                "an actor panicked too often in a row and is held down; it is tried again after that"
+            );
+        } else {
+            tracing::error!(
+                kind, %id, shard, in_a_row, %failure,
+                "an actor failed; it is loaded from the store when next needed"
+            );
         }
-        let doublings = (past - 1).min(16);
-        self.first_backoff.saturating_mul(1 << doublings).min(self.longest_backoff)
+    }
+
+    /// Asks the idle actors of a room to go.
+    fn sweep(&self, room: &Room<E>, number: u64) {
+        let idle: Vec<_> = {
+            let slots = room.slots.read();
+            let is_idle = |slot: &(_, &Arc<Slot<E>>)| {
+                slot.1.last_sweep.load(Ordering::Relaxed) + SWEEPS <= number
+            };
+            let idle = slots.iter().filter(is_idle);
+            idle.map(|(id, slot)| (id.clone(), Arc::clone(slot))).collect()
+        };
+        for (id, slot) in idle {
+            // One that died with its supervisor was heard of by nobody.
+            if slot.actor.send_message(Envelope::Passivate).is_err() {
+                self.forget(&id, slot.actor.get_id());
+            }
+        }
+        let now = self.node.clock().now();
+        let counts = |known: &Failures| known.standing(&self.options, now) != Standing::Forgotten;
+        room.failures.lock().retain(|_, known| counts(known));
     }
 }
 
-/// Every quarter of the idle time, asks those that had no message since the sweep four before.
+/// Numbers the sweeps by the clock and not by counting, so that one that comes late counts for those it missed.
 async fn sweep<E: Entity>(directory: Weak<Directory<E>>, idle_after: Duration) {
+    let pause = (idle_after / SWEEPS as u32).max(Duration::from_millis(1));
+    let Some(begun) = directory.upgrade().map(|directory| directory.node.clock().now()) else {
+        return;
+    };
     loop {
         let Some(clock) = directory.upgrade().map(|directory| directory.node.clock()) else {
             return;
         };
-        clock.sleep(idle_after / 4).await;
+        clock.sleep(pause).await;
         let Some(directory) = directory.upgrade() else { return };
-        let now = directory.sweep.fetch_add(1, Ordering::Relaxed) + 1;
+        let pauses = clock.now().since(begun).as_micros() / pause.as_micros();
+        let number = SWEEPS + u64::try_from(pauses).unwrap_or(u64::MAX / 2);
+        directory.sweep.store(number, Ordering::Relaxed);
         for room in &directory.rooms {
-            let idle: Vec<_> = {
-                let slots = room.slots.read();
-                let is_idle =
-                    |slot: &&Arc<Slot<E>>| slot.last_sweep.load(Ordering::Relaxed) + 4 <= now;
-                slots.values().filter(is_idle).cloned().collect()
-            };
-            for slot in idle {
-                // An actor that is already gone needs no telling.
-                let _ = slot.actor.send_message(Envelope::Passivate);
-            }
+            directory.sweep(room, number);
+            // A room of many actors takes its time; whoever waits for a thread goes first.
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -334,6 +373,17 @@ impl<E: Entity> Slot<E> {
         }
     }
 
+    /// Lets the next sweep find the actor idle, unless a message is on its way.
+    fn rest(&self) {
+        if self.pending.load(Ordering::Acquire) == 0 {
+            self.last_sweep.store(RESTING, Ordering::Relaxed);
+        }
+    }
+
+    fn is_retired(&self) -> bool {
+        self.pending.load(Ordering::Acquire) & RETIRED != 0
+    }
+
     /// Whether the actor may go: nothing is on its way, and from now on nothing will be.
     fn retire(&self) -> bool {
         self.pending.compare_exchange(0, RETIRED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -343,7 +393,7 @@ impl<E: Entity> Slot<E> {
 // === impl Exit ===
 
 impl<E: Entity> ChildExit for Exit<E> {
-    fn exited(&self, failure: Option<String>) {
+    fn exited(&self, failure: Option<ActorProcessingErr>) {
         let Some(directory) = self.directory.upgrade() else { return };
         // The failure first: who finds the slot gone must also find the hold.
         if let Some(failure) = failure {
@@ -396,7 +446,7 @@ impl<E: Entity> Actor for Host<E> {
                 return Ok(());
             }
         };
-        if let Some(slot) = slot {
+        if let Some(slot) = &slot {
             slot.pending.fetch_sub(1, Ordering::AcqRel);
         }
         if state.entity.is_none() {
@@ -410,9 +460,10 @@ impl<E: Entity> Actor for Host<E> {
             match handled {
                 Ok(Flow::Continue) => {}
                 Ok(Flow::Reload) => state.entity = None,
+                Ok(Flow::Rest) => slot.iter().for_each(|slot| slot.rest()),
                 Err(panic) => {
                     state.entity = None;
-                    return Err(format!("it panicked: {}", panic_text(&*panic)).into());
+                    return Err(Panicked::new(&*panic).into());
                 }
             }
         }
@@ -420,19 +471,18 @@ impl<E: Entity> Actor for Host<E> {
     }
 }
 
-/// What a panic said.
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
 impl<E: Entity> Host<E> {
     async fn load(&self, state: &mut HostState<E>) -> Result<(), ActorProcessingErr> {
         // Whatever an earlier life of this actor handed to the journal must be in the store first.
         self.shard.journal.barrier().await?;
         let context = self.directory.context.clone();
-        let loaded = E::load(state.id.clone(), Arc::clone(&self.shard), context).await?;
-        state.entity = Some(loaded);
+        // On the heap, for as long as it takes: inside the actor's own future, every actor would hold the
+        // room for it as long as it lives.
+        let loading = Box::pin(E::load(state.id.clone(), Arc::clone(&self.shard), context));
+        // Caught for those who wait, as above.
+        let loaded = AssertUnwindSafe(loading).catch_unwind().await;
+        let loaded = loaded.map_err(|panic| Panicked::new(&*panic))?;
+        state.entity = Some(loaded?);
         Ok(())
     }
 
@@ -449,3 +499,6 @@ impl<E: Entity> Host<E> {
         state.slot.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,8 @@ pub enum Flow {
     Continue,
     /// Drop the state; the next message loads it again.
     Reload,
+    /// Take the next message if one comes at once; without, be among the first to leave memory.
+    Rest,
 }
 
 /// Why an actor could not be loaded.

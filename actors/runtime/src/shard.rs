@@ -44,7 +44,7 @@ pub(crate) struct Children {
 /// Who wants to hear of an actor's end.
 pub(crate) trait ChildExit: Send + Sync {
     /// The actor ended; `failure` says why when it did not end on its own accord.
-    fn exited(&self, failure: Option<String>);
+    fn exited(&self, failure: Option<ActorProcessingErr>);
 }
 
 // === impl ShardId ===
@@ -123,7 +123,7 @@ impl Actor for ShardSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         let (cell, failure) = match event {
             SupervisionEvent::ActorTerminated(cell, _, _) => (cell, None),
-            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error.to_string())),
+            SupervisionEvent::ActorFailed(cell, error) => (cell, Some(error)),
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {
                 return Ok(());
             }

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,8 @@ enum Ask {
 struct Shared {
     store: Arc<dyn Store>,
     loads: Arc<AtomicU32>,
+    /// Whether what is stored of `a` makes whoever reads it panic.
+    poisoned: Arc<AtomicBool>,
 }
 
 impl Entity for Counter {
@@ -49,6 +51,7 @@ impl Entity for Counter {
 
     async fn load(id: String, shard: Arc<LiveShard>, shared: Shared) -> Result<Self, LoadError> {
         shared.loads.fetch_add(1, Ordering::SeqCst);
+        assert!(id != "a" || !shared.poisoned.load(Ordering::SeqCst), "a poisoned state");
         let failed = |error| LoadError::new::<Self>(&id, error);
         let mut txn = shared.store.begin().await.map_err(failed)?;
         let stored = txn.get_snapshot(&key(&id)).await.map_err(failed)?;
@@ -89,6 +92,7 @@ struct World {
     faults: Faults,
     directory: Arc<Directory<Counter>>,
     loads: Arc<AtomicU32>,
+    poisoned: Arc<AtomicBool>,
 }
 
 async fn world() -> World {
@@ -96,16 +100,18 @@ async fn world() -> World {
     let store = MemoryStore::with(Arc::new(StoreSystemClock::default()), faults.clone());
     let clock = ManualClock::new(Timestamp::from_micros(1_000_000));
     let node = start(Arc::new(store), &clock, "a").await.expect("the node starts");
-    let loads = Arc::new(AtomicU32::new(0));
-    let shared = Shared { store: node.store(), loads: Arc::clone(&loads) };
+    let shared = Shared { store: node.store(), loads: Arc::default(), poisoned: Arc::default() };
+    let (loads, poisoned) = (Arc::clone(&shared.loads), Arc::clone(&shared.poisoned));
     let options = DirectoryOptions {
         idle_after: Some(Duration::from_secs(40)),
         free_restarts: 2,
         first_backoff: Duration::from_secs(1),
         longest_backoff: Duration::from_secs(60),
+        panics_until_held: 10,
+        held_for: HELD_FOR,
     };
     let directory = Directory::new(node.clone(), shared, options);
-    World { node, clock, faults, directory, loads }
+    World { node, clock, faults, directory, loads, poisoned }
 }
 
 async fn start(
@@ -161,6 +167,34 @@ async fn hurry_until(world: &World, reached: impl Fn(&World) -> bool) {
     tokio::time::timeout(PATIENCE, hurrying).await.expect("it is reached");
 }
 
+/// Waits until `reached` while the clock stands: bounded.
+async fn until(world: &World, reached: impl Fn(&World) -> bool) {
+    let waiting = async {
+        while !reached(world) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it is reached");
+}
+
+/// For how long an actor is held back now; whatever it is in, it is asked nothing that makes it fail.
+async fn hold(world: &World, id: &str) -> Duration {
+    let asking = async {
+        loop {
+            match ask(world, id, Ask::Get).await {
+                Ok(_) => return Duration::ZERO,
+                Err(Fault::BackingOff { retry_after, .. }) => return retry_after,
+                // Its last life is not over yet.
+                Err(fault) => assert_eq!(fault, Fault::Gone),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("it is up or held back")
+}
+
+/// How long an actor that panics without end is held down.
+const HELD_FOR: Duration = Duration::from_secs(600);
+
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -186,20 +220,95 @@ async fn a_panicking_actor_is_loaded_again_and_its_callers_are_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_actor_that_keeps_failing_is_held_back_and_comes_back() {
     let world = world().await;
-    let mut held = None;
-    for _ in 0..50 {
-        match ask(&world, "a", Ask::Panic).await {
-            Err(Fault::Crashed | Fault::Gone) => {}
-            Err(Fault::BackingOff { retry_after, .. }) => {
-                held = Some(retry_after);
-                break;
+    let asking = async {
+        loop {
+            match ask(&world, "a", Ask::Panic).await {
+                Err(Fault::Crashed | Fault::Gone) => tokio::task::yield_now().await,
+                Err(Fault::BackingOff { retry_after, .. }) => return retry_after,
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         }
-    }
+    };
+    let held = tokio::time::timeout(PATIENCE, asking).await;
     let retry_after = held.expect("the restarts are held back");
     assert_eq!(ask(&world, "b", Ask::Add).await, Ok(1), "others are not");
     world.clock.advance(retry_after);
+    assert_eq!(ask_again(&world, "a", Ask::Add).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_are_held_back_ever_longer_and_past_a_limit_the_actor_is_held_down() {
+    let world = world().await;
+    let mut holds = Vec::new();
+    for failure in 1..=11 {
+        assert_eq!(ask(&world, "a", Ask::Panic).await, Err(Fault::Crashed));
+        until(&world, |world| world.directory.stats().failed == failure).await;
+        assert_eq!(ask(&world, "b", Ask::Add).await, Ok(failure), "others work");
+        let hold = hold(&world, "a").await;
+        assert_eq!(world.directory.stats().held, u64::from(hold == HELD_FOR));
+        holds.push(hold.as_secs());
+        // Not one moment earlier.
+        world.clock.advance(hold.saturating_sub(Duration::from_micros(1)));
+        if !hold.is_zero() {
+            let Err(Fault::BackingOff { failures, .. }) = ask(&world, "a", Ask::Get).await else {
+                panic!("it is back too early");
+            };
+            assert_eq!(u64::from(failures), failure);
+            world.clock.advance(Duration::from_micros(1));
+        }
+    }
+    assert_eq!(holds, [0, 0, 1, 2, 4, 8, 16, 32, 60, 600, 600], "one try, then down again");
+    // Well for a while, it is as free as any other.
+    assert_eq!(ask_again(&world, "a", Ask::Add).await, 1);
+    world.clock.advance(Duration::from_secs(60));
+    assert_eq!(ask(&world, "a", Ask::Panic).await, Err(Fault::Crashed));
+    until(&world, |world| world.directory.stats().failed == 12).await;
+    assert_eq!(hold(&world, "a").await, Duration::ZERO);
+    assert_eq!(world.directory.stats().held, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_makes_every_load_panic_is_held_back_and_its_callers_may_come_back() {
+    let world = world().await;
+    assert_eq!(ask(&world, "a", Ask::Add).await, Ok(1));
+    assert_eq!(ask(&world, "a", Ask::Panic).await, Err(Fault::Crashed));
+    until(&world, |world| world.directory.stats().failed == 1).await;
+    world.poisoned.store(true, Ordering::SeqCst);
+    let asking = async {
+        loop {
+            // No caller is told that its own message is at fault.
+            match ask(&world, "a", Ask::Add).await.unwrap_err() {
+                Fault::Gone => tokio::task::yield_now().await,
+                Fault::BackingOff { retry_after, .. } => return retry_after,
+                other => panic!("{other}"),
+            }
+        }
+    };
+    let held = tokio::time::timeout(PATIENCE, asking).await;
+    let retry_after = held.expect("the restarts are held back");
+    assert_eq!(ask(&world, "b", Ask::Add).await, Ok(1), "others are not");
+    world.poisoned.store(false, Ordering::SeqCst);
+    world.clock.advance(retry_after);
+    assert_eq!(ask_again(&world, "a", Ask::Add).await, 2, "nothing was lost meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_long_away_holds_no_actor_down() {
+    let world = world().await;
+    world.faults.set_unavailable(true);
+    let mut longest = Duration::ZERO;
+    while world.directory.stats().failed < 15 {
+        match ask(&world, "a", Ask::Get).await.unwrap_err() {
+            Fault::BackingOff { retry_after, .. } => {
+                longest = longest.max(retry_after);
+                world.clock.advance(retry_after);
+            }
+            failed => assert!(failed.is_retryable(), "{failed}"),
+        }
+    }
+    assert_eq!(longest, Duration::from_secs(60), "it was held back like any other");
+    world.faults.set_unavailable(false);
+    assert_eq!(world.directory.stats().held, 0);
     assert_eq!(ask_again(&world, "a", Ask::Add).await, 1);
 }
 
@@ -261,7 +370,7 @@ async fn a_deposed_owner_cannot_write() {
     let successor = start(Arc::clone(&store), &later, "b").await.expect("the lease is over");
     let failed = ask(&world, "a", Ask::Add).await.unwrap_err();
     assert!(failed.is_retryable(), "{failed}");
-    let shared = Shared { store, loads: Arc::new(AtomicU32::new(0)) };
+    let shared = Shared { store, loads: Arc::default(), poisoned: Arc::default() };
     let directory: Arc<Directory<Counter>> =
         Directory::new(successor, shared, DirectoryOptions::default());
     let (reply, answer) = Reply::channel();

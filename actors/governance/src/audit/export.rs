@@ -1,21 +1,28 @@
 //! Exports: the entries in the order of the Merkle tree, closed by a signed checkpoint over them.
+//!
+//! An export is written slice by slice, each a bounded read of the store on a blocking thread, with a turn for
+//! every other export in between: however long the log and however many read it, the threads that decide
+//! stay free.
 
-use std::io::Write;
+mod turns;
+
+use std::{io::Write, sync::Arc};
 
 use aa_ledger::{Entry, ExportWriter, Hash, TileTree, write_cef};
 use aa_protocol::{Timestamp, WorkspaceId};
 use aa_runtime::{ShardId, journal::log_prefix};
-use aa_store::{KeyRange, Order, Transaction};
+use aa_store::{KeyRange, Order, Store, Transaction};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
+pub(crate) use self::turns::ExportTurns;
 use crate::{
     chain::decode_entry,
     governance::{Governance, GovernanceError},
     keys,
     permission::{Permit, ReadAudit},
     stored::{self, Damaged},
-    tenant::{CheckpointFailed, SegmentOf, SignedCheckpoint, with_tiles},
+    tenant::{CheckpointFailed, Segment, SegmentOf, SignedCheckpoint, with_tiles},
 };
 
 /// How an export is written.
@@ -27,7 +34,7 @@ pub enum ExportFormat {
     Cef,
 }
 
-/// An export on its way out, in chunks of about 64 KiB. It is whole only if the last chunk was followed by
+/// An export on its way out, in chunks of at most 64 KiB. It is whole only if the last chunk was followed by
 /// the end of the channel and no error.
 pub struct Export {
     /// The workspace.
@@ -40,14 +47,44 @@ pub struct Export {
     pub chunks: mpsc::Receiver<Result<Bytes, GovernanceError>>,
 }
 
-/// What is gathered before it is sent.
+/// The longest chunk, in bytes: the connection encrypts it in one go.
 const CHUNK: usize = 64 << 10;
 
+/// What a slice gathers before another export gets its turn, in bytes.
+const SLICE: usize = 256 << 10;
+
 /// Entries read from the store at a time.
-const READ: usize = 512;
+const READ: usize = 128;
+
+/// Segments read from the store at a time.
+const SEGMENTS: usize = 64;
 
 /// Clocks of agents on one node agree within this; segments that end earlier before `since` are left out.
 const SLACK: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What is still to be written of an export.
+struct Work {
+    store: Arc<dyn Store>,
+    workspace: WorkspaceId,
+    sink: Sink,
+    /// Segments that were read from the store and not written yet, in reverse.
+    segments: Vec<SegmentOf>,
+    /// The segments to come.
+    range: KeyRange,
+    /// Leaves of the export: the checkpoint covers no more.
+    size: u64,
+}
+
+/// What is written but not sent yet, shared with the writer that fills it.
+#[derive(Clone, Default)]
+struct Chunk(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+enum Sink {
+    JsonLines { out: Chunk, writer: ExportWriter<Chunk> },
+    Cef { out: Chunk, version: &'static str },
+}
+
+// === impl Governance ===
 
 impl Governance {
     /// Exports everything committed so far, or, with `since`, at least everything of that time or later.
@@ -63,66 +100,70 @@ impl Governance {
     ) -> Result<Export, GovernanceError> {
         let workspace = permit.workspace();
         let checkpoint = self.checkpoint(permit).await?;
-        let segments = self.segments(workspace).await?;
+        let size = checkpoint.checkpoint.size;
         let first = match since {
-            Some(since) => self.first_leaf(workspace, &segments, since).await?,
+            Some(since) => self.first_leaf(workspace, size, since).await?,
             None => 0,
         };
-        let store = self.services.node.store();
-        let frontier = with_tiles(&*store, workspace, |tiles| TileTree::new(tiles).frontier(first))
-            .await
-            .map_err(|error| CheckpointFailed(error.to_string()))?;
-        let (sender, chunks) = mpsc::channel(4);
-        let task = ExportTask {
-            governance: self.clone(),
-            workspace,
-            format,
-            checkpoint: checkpoint.clone(),
-            first,
-            frontier,
-            segments,
-            program_version,
-            sender,
+        let sink = match format {
+            ExportFormat::Cef => Sink::Cef { out: Chunk::default(), version: program_version },
+            ExportFormat::JsonLines => self.json_lines(workspace, &checkpoint, first).await?,
         };
-        tokio::spawn(task.run());
+        let range =
+            KeyRange::new(keys::segment(workspace, first), keys::segments(workspace).end().clone());
+        let store = self.services.node.store();
+        let work = Work { store, workspace, sink, segments: Vec::new(), range, size };
+        let queue = self.services.exports.queue(workspace);
+        let (sender, chunks) = mpsc::channel(4);
+        tokio::spawn(async move {
+            if let Err(error) = work.run(queue, &sender).await {
+                // Whoever stopped reading wants no error either.
+                let _ = sender.send(Err(error)).await;
+            }
+        });
         Ok(Export { workspace, checkpoint, first, chunks })
     }
 
-    async fn segments(&self, workspace: WorkspaceId) -> Result<Vec<SegmentOf>, GovernanceError> {
-        let mut txn = self.services.node.store().begin().await?;
-        let mut range = keys::segments(workspace);
-        let space = keys::segments_of(workspace);
-        let mut segments = Vec::new();
-        loop {
-            let page = txn.range_snapshot(&range, READ, Order::Forward).await?;
-            let Some((last, _)) = page.last() else { return Ok(segments) };
-            let rest = range.clone().after(last);
-            for (key, value) in &page {
-                let first_leaf = space
-                    .unpack(key)
-                    .ok()
-                    .and_then(|mut parts| parts.u64().ok())
-                    .ok_or_else(|| Damaged::at(key))?;
-                segments.push(SegmentOf { first_leaf, segment: stored::decode(key, value)? });
-            }
-            range = rest;
-        }
+    async fn json_lines(
+        &self,
+        workspace: WorkspaceId,
+        checkpoint: &SignedCheckpoint,
+        first: u64,
+    ) -> Result<Sink, GovernanceError> {
+        let failed = |error: &dyn std::fmt::Display| CheckpointFailed(error.to_string());
+        let store = self.services.node.store();
+        let frontier: Vec<Hash> =
+            with_tiles(&*store, workspace, |tiles| TileTree::new(tiles).frontier(first))
+                .await
+                .map_err(|error| failed(&error))?;
+        let key = self.services.log_key(workspace).map_err(|error| failed(&error))?;
+        let out = Chunk::default();
+        let SignedCheckpoint { checkpoint, note } = checkpoint;
+        let writer =
+            ExportWriter::new(out.clone(), first, &frontier, key.verifier(), checkpoint, note)
+                .map_err(|error| failed(&error))?;
+        Ok(Sink::JsonLines { out, writer })
     }
 
     /// The first leaf of the last segment before which nothing is of `since` or later.
     async fn first_leaf(
         &self,
         workspace: WorkspaceId,
-        segments: &[SegmentOf],
+        size: u64,
         since: Timestamp,
     ) -> Result<u64, GovernanceError> {
         let start = since.saturating_sub(SLACK);
         let mut txn = self.services.node.store().begin().await?;
+        let all = keys::segments(workspace);
         // Segments follow each other in time, so the boundary is found by halving.
-        let (mut low, mut high) = (0, segments.len());
+        let (mut low, mut high) = (0, size);
         while low < high {
-            let middle = (low + high) / 2;
-            let segment = &segments[middle].segment;
+            let middle = low + (high - low) / 2;
+            // The one that leaf stands in: the last that begins no later.
+            let until = KeyRange::new(all.begin().clone(), keys::segment(workspace, middle + 1));
+            let found = txn.range_snapshot(&until, 1, Order::Reverse).await?;
+            let (key, value) = found.first().ok_or_else(|| Damaged::at(until.begin()))?;
+            let SegmentOf { first_leaf, segment } = segment_of(workspace, key, value)?;
             let last = segment.first + segment.count - 1;
             let prefix = log_prefix(workspace, ShardId(segment.shard));
             let key = [prefix.as_slice(), &last.to_be_bytes()].concat();
@@ -130,86 +171,93 @@ impl Governance {
             let (_, line) = decode_entry(&stored).ok_or_else(|| Damaged::at(&key))?;
             let entry = Entry::parse(&line).map_err(|_| Damaged::at(&key))?;
             if entry.time < start {
-                low = middle + 1;
+                low = first_leaf + segment.count;
             } else {
-                high = middle;
+                high = first_leaf;
             }
         }
-        let end = segments.last().map_or(0, |last| last.first_leaf + last.segment.count);
-        Ok(segments.get(low).map_or(end, |segment| segment.first_leaf))
+        Ok(low)
     }
 }
 
-struct ExportTask {
-    governance: Governance,
-    workspace: WorkspaceId,
-    format: ExportFormat,
-    checkpoint: SignedCheckpoint,
-    first: u64,
-    frontier: Vec<Hash>,
-    segments: Vec<SegmentOf>,
-    program_version: &'static str,
-    sender: mpsc::Sender<Result<Bytes, GovernanceError>>,
+fn segment_of(workspace: WorkspaceId, key: &[u8], value: &[u8]) -> Result<SegmentOf, Damaged> {
+    let space = keys::segments_of(workspace);
+    let first_leaf = space.unpack(key).ok().and_then(|mut parts| parts.u64().ok());
+    let segment: Segment = stored::decode(key, value)?;
+    let first_leaf = first_leaf.filter(|_| segment.count > 0).ok_or_else(|| Damaged::at(key))?;
+    Ok(SegmentOf { first_leaf, segment })
 }
 
-// === impl ExportTask ===
+// === impl Work ===
 
-impl ExportTask {
-    async fn run(self) {
-        let sender = self.sender.clone();
-        if let Err(error) = self.write().await {
-            // Whoever stopped reading wants no error either.
-            let _ = sender.send(Err(error)).await;
-        }
-    }
-
-    async fn write(self) -> Result<(), GovernanceError> {
-        let closing = self.checkpoint.checkpoint;
-        let mut sink = match self.format {
-            ExportFormat::Cef => Sink::Cef { out: Chunk::default(), version: self.program_version },
-            ExportFormat::JsonLines => {
-                let key = self
-                    .governance
-                    .services
-                    .log_key(self.workspace)
-                    .map_err(|error| CheckpointFailed(error.to_string()))?;
-                let chunk = Chunk::default();
-                let writer = ExportWriter::new(
-                    chunk.clone(),
-                    self.first,
-                    &self.frontier,
-                    key.verifier(),
-                    &closing,
-                    &self.checkpoint.note,
-                );
-                let writer = writer.map_err(|error| CheckpointFailed(error.to_string()))?;
-                Sink::JsonLines { out: chunk, writer }
-            }
-        };
-        for SegmentOf { first_leaf, segment } in &self.segments {
-            if first_leaf + segment.count <= self.first || *first_leaf >= closing.size {
-                continue;
-            }
-            let count = segment.count.min(closing.size - first_leaf);
-            let mut next = segment.first;
-            let end = segment.first + count;
-            while next < end {
-                // A transaction per page: a snapshot is not held for as long as a reader may take.
-                let mut txn = self.governance.services.node.store().begin().await?;
-                let lines = self.read(&mut *txn, segment.shard, next, end).await?;
-                next += lines.len() as u64;
-                for line in &lines {
-                    sink.entry(line)?;
-                }
-                drop(txn);
-                if !self.send(sink.take(CHUNK)).await {
+impl Work {
+    async fn run(
+        self,
+        queue: turns::Queue,
+        sender: &mpsc::Sender<Result<Bytes, GovernanceError>>,
+    ) -> Result<(), GovernanceError> {
+        let mut work = Some(self);
+        while let Some(left) = work.take() {
+            let Some(turn) = queue.turn().await else { return Ok(()) };
+            // Reads of a log that is larger than memory wait for the disk.
+            let runtime = Handle::current();
+            let slice = tokio::task::spawn_blocking(move || runtime.block_on(left.slice()));
+            let (mut text, left) =
+                slice.await.map_err(|error| CheckpointFailed(error.to_string()))??;
+            work = left;
+            // The reader may take its time: others go on meanwhile.
+            drop(turn);
+            while !text.is_empty() {
+                let chunk = text.split_to(text.len().min(CHUNK));
+                if sender.send(Ok(chunk)).await.is_err() {
                     return Ok(());
                 }
             }
         }
-        let rest = sink.finish()?;
-        self.send(Some(rest)).await;
         Ok(())
+    }
+
+    /// Writes for one turn: the text, and what is still to be written.
+    async fn slice(mut self) -> Result<(Bytes, Option<Self>), GovernanceError> {
+        // A transaction per slice: a snapshot is not held for as long as a reader may take.
+        let mut txn = self.store.begin().await?;
+        while self.sink.gathered() < SLICE {
+            let Some(next) = self.next_segment(&mut *txn).await? else {
+                return Ok((self.sink.finish()?, None));
+            };
+            let SegmentOf { first_leaf, segment: Segment { shard, first, count } } = next;
+            let lines = self.read(&mut *txn, shard, first, first + count).await?;
+            for line in &lines {
+                self.sink.entry(line)?;
+            }
+            let written = lines.len() as u64;
+            if written < count {
+                let segment = Segment { shard, first: first + written, count: count - written };
+                self.segments.push(SegmentOf { first_leaf: first_leaf + written, segment });
+            }
+        }
+        Ok((self.sink.take(), Some(self)))
+    }
+
+    /// Takes the next segment, cut to what the checkpoint covers.
+    async fn next_segment(
+        &mut self,
+        txn: &mut dyn Transaction,
+    ) -> Result<Option<SegmentOf>, GovernanceError> {
+        if self.segments.is_empty() {
+            let page = txn.range_snapshot(&self.range, SEGMENTS, Order::Forward).await?;
+            if let Some((last, _)) = page.last() {
+                self.range = self.range.after(last);
+            }
+            for (key, value) in page.iter().rev() {
+                self.segments.push(segment_of(self.workspace, key, value)?);
+            }
+        }
+        let next = self.segments.pop().filter(|next| next.first_leaf < self.size);
+        Ok(next.map(|SegmentOf { first_leaf, segment }| {
+            let count = segment.count.min(self.size - first_leaf);
+            SegmentOf { first_leaf, segment: Segment { count, ..segment } }
+        }))
     }
 
     async fn read(
@@ -226,26 +274,23 @@ impl ExportTask {
         if entries.is_empty() {
             return Err(Damaged::at(&at(from)).into());
         }
-        let mut lines = Vec::with_capacity(entries.len());
-        for (key, stored) in entries {
-            let (_, line) = decode_entry(&stored).ok_or_else(|| Damaged::at(&key))?;
-            lines.push(line);
-        }
-        Ok(lines)
-    }
-
-    /// Whether there is still somebody reading.
-    async fn send(&self, chunk: Option<Bytes>) -> bool {
-        match chunk {
-            Some(chunk) => self.sender.send(Ok(chunk)).await.is_ok(),
-            None => !self.sender.is_closed(),
-        }
+        let line = |(key, stored): &(Bytes, Bytes)| {
+            decode_entry(stored).map(|(_, line)| line).ok_or_else(|| Damaged::at(key))
+        };
+        Ok(entries.iter().map(line).collect::<Result<_, _>>()?)
     }
 }
 
-/// What is written but not sent yet, shared with the writer that fills it.
-#[derive(Clone, Default)]
-struct Chunk(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+// === impl Chunk ===
+
+impl Chunk {
+    /// What has gathered; there is room for as much again.
+    fn take(&self) -> Bytes {
+        let mut gathered = self.0.lock();
+        let room = Vec::with_capacity(gathered.capacity());
+        std::mem::replace(&mut *gathered, room).into()
+    }
+}
 
 impl Write for Chunk {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -258,10 +303,7 @@ impl Write for Chunk {
     }
 }
 
-enum Sink {
-    JsonLines { out: Chunk, writer: ExportWriter<Chunk> },
-    Cef { out: Chunk, version: &'static str },
-}
+// === impl Sink ===
 
 impl Sink {
     fn entry(&mut self, line: &[u8]) -> Result<(), GovernanceError> {
@@ -275,11 +317,15 @@ impl Sink {
         Ok(())
     }
 
-    /// What has gathered, once it is at least `enough`.
-    fn take(&mut self, enough: usize) -> Option<Bytes> {
+    /// Bytes that were written and not taken.
+    fn gathered(&self) -> usize {
         let (Self::JsonLines { out, .. } | Self::Cef { out, .. }) = self;
-        let mut gathered = out.0.lock();
-        (gathered.len() >= enough).then(|| std::mem::take(&mut *gathered).into())
+        out.0.lock().len()
+    }
+
+    fn take(&self) -> Bytes {
+        let (Self::JsonLines { out, .. } | Self::Cef { out, .. }) = self;
+        out.take()
     }
 
     fn finish(self) -> Result<Bytes, GovernanceError> {

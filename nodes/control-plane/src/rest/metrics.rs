@@ -72,6 +72,12 @@ fn gather(state: &ApiState) -> Vec<Metric> {
             kind: "gauge",
             samples: vec![("", agents.active)],
         },
+        Metric {
+            name: "aa_agents_held",
+            help: "Agent actors that panicked too often in a row and are held down for now.",
+            kind: "gauge",
+            samples: vec![("", agents.held)],
+        },
         counter("aa_agents_started_total", "Agent actors started.", agents.started),
         counter("aa_agents_passivated_total", "Idle agent actors dropped.", agents.passivated),
         counter("aa_agents_failed_total", "Agent actors that failed.", agents.failed),
