@@ -3,7 +3,8 @@
 mod export;
 mod log_verifier;
 mod query;
+mod turns;
 
-pub(crate) use export::ExportTurns;
 pub use export::{Export, ExportFormat};
 pub use query::{Cursor, CursorError, Filter, MAX_PAGE, Page};
+pub(crate) use turns::Turns;

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::{
-    audit::ExportTurns,
+    audit::Turns,
     metrics::Metrics,
     notice::NoticeBoard,
     policy_board::{PolicyBoard, PolicyCell},
@@ -49,7 +49,8 @@ pub struct Services {
     /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
     /// second, and the others are for decisions.
     pub(crate) compiler: Semaphore,
-    pub(crate) exports: ExportTurns,
+    /// Exports and queries read the logs one slice at a time, away from the threads that decide.
+    pub(crate) log_readers: Turns,
     mac: ArcSwap<MacKey>,
 }
 
@@ -65,7 +66,7 @@ impl Services {
             board: PolicyBoard::default(),
             policy_sets: OnceLock::new(),
             compiler: Semaphore::new(1),
-            exports: ExportTurns::default(),
+            log_readers: Turns::default(),
             mac: ArcSwap::from_pointee(keys.mac),
         }
     }

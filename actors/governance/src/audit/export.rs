@@ -4,8 +4,6 @@
 //! every other export in between: however long the log and however many read it, the threads that decide
 //! stay free.
 
-mod turns;
-
 use std::{io::Write, sync::Arc};
 
 use aa_ledger::{Entry, ExportWriter, Hash, TileTree, write_cef};
@@ -15,7 +13,7 @@ use aa_store::{KeyRange, Order, Store, Transaction};
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::mpsc};
 
-pub(crate) use self::turns::ExportTurns;
+use super::turns::Queue;
 use crate::{
     chain::decode_entry,
     governance::{Governance, GovernanceError},
@@ -113,7 +111,7 @@ impl Governance {
             KeyRange::new(keys::segment(workspace, first), keys::segments(workspace).end().clone());
         let store = self.services.node.store();
         let work = Work { store, workspace, sink, segments: Vec::new(), range, size };
-        let queue = self.services.exports.queue(workspace);
+        let queue = self.services.log_readers.queue(workspace);
         let (sender, chunks) = mpsc::channel(4);
         tokio::spawn(async move {
             if let Err(error) = work.run(queue, &sender).await {
@@ -193,7 +191,7 @@ fn segment_of(workspace: WorkspaceId, key: &[u8], value: &[u8]) -> Result<Segmen
 impl Work {
     async fn run(
         self,
-        queue: turns::Queue,
+        queue: Queue,
         sender: &mpsc::Sender<Result<Bytes, GovernanceError>>,
     ) -> Result<(), GovernanceError> {
         let mut work = Some(self);

@@ -1,15 +1,16 @@
 //! Entries by what they are about, newest first, or those that came after a moment.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::{AgentId, EventId, Timestamp, Verdict, WorkspaceId};
 use aa_runtime::{
-    ShardId,
+    Fault, ShardId,
     journal::{log_prefix, position},
 };
-use aa_store::{KeyRange, Order, Transaction};
+use aa_store::{KeyRange, Order, Store, Transaction};
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use crate::{
     chain::decode_entry,
@@ -62,6 +63,19 @@ const MAX_SCAN: usize = 20_000;
 /// Entries read from a shard at a time.
 const READ: usize = 256;
 
+/// A page being read.
+struct Reading {
+    store: Arc<dyn Store>,
+    tapes: Vec<Tape>,
+    filter: Filter,
+    /// Per shard, the first entry not yet looked at.
+    cursor: Cursor,
+    limit: usize,
+}
+
+/// What a page holds, the place after it, and whether the logs ended there.
+type Read = (Vec<Bytes>, Cursor, bool);
+
 /// One shard's log, read step by step.
 struct Tape {
     shard: u16,
@@ -86,7 +100,8 @@ impl Governance {
         let end = |shard: u16| cursor.and_then(|cursor| cursor.0.get(&shard).copied());
         let tapes = self.tapes(permit.workspace(), Order::Reverse, end);
         let seen = cursor.cloned().unwrap_or_default();
-        let (lines, next, ended) = self.read_tapes(tapes, filter, seen, limit).await?;
+        let (lines, next, ended) =
+            self.read(permit.workspace(), tapes, filter, seen, limit).await?;
         Ok(Page { lines, next: (!ended).then_some(next) })
     }
 
@@ -109,7 +124,7 @@ impl Governance {
         };
         let start = |shard: u16| Some(cursor.0.get(&shard).copied().unwrap_or(0));
         let tapes = self.tapes(workspace, Order::Forward, start);
-        let (lines, next, _) = self.read_tapes(tapes, filter, cursor.clone(), limit).await?;
+        let (lines, next, _) = self.read(workspace, tapes, filter, cursor.clone(), limit).await?;
         Ok(Page { lines, next: Some(next) })
     }
 
@@ -140,19 +155,48 @@ impl Governance {
             .collect()
     }
 
-    /// Merges the shards' logs by time, from `seen` on. Returns the lines, the place after them (per
-    /// shard, the first entry not yet looked at) and whether the logs ended there.
-    async fn read_tapes(
+    /// Reads a page from `seen` on, away from the threads that decide.
+    async fn read(
         &self,
-        mut tapes: Vec<Tape>,
+        workspace: WorkspaceId,
+        tapes: Vec<Tape>,
         filter: &Filter,
         seen: Cursor,
         limit: usize,
-    ) -> Result<(Vec<Bytes>, Cursor, bool), GovernanceError> {
+    ) -> Result<Read, GovernanceError> {
+        let store = self.services.node.store();
         let limit = limit.clamp(1, MAX_PAGE);
+        let reading = Reading { store, tapes, filter: filter.clone(), cursor: seen, limit };
+        let turn = self.services.log_readers.queue(workspace).turn().await;
+        let runtime = Handle::current();
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            runtime.block_on(reading.run())
+        });
+        read.await.unwrap_or_else(|_| Err(Fault::Crashed.into()))
+    }
+
+    async fn end_of_log(&self, workspace: WorkspaceId) -> Result<Cursor, GovernanceError> {
         let mut txn = self.services.node.store().begin().await?;
+        let mut cursor = Cursor::default();
+        for shard in 0..self.services.node.shard_count() {
+            let range = KeyRange::prefix(&log_prefix(workspace, ShardId(shard)));
+            let last = txn.range_snapshot(&range, 1, Order::Reverse).await?;
+            let end = last.first().and_then(|(key, _)| position(key)).map_or(0, |at| at + 1);
+            cursor.0.insert(shard, end);
+        }
+        Ok(cursor)
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Merges the shards' logs by time.
+    async fn run(self) -> Result<Read, GovernanceError> {
+        let Self { store, mut tapes, filter, mut cursor, limit } = self;
+        let mut txn = store.begin().await?;
         let mut lines = Vec::new();
-        let mut cursor = seen;
         for _ in 0..MAX_SCAN {
             for tape in &mut tapes {
                 tape.fill(&mut *txn).await?;
@@ -184,18 +228,6 @@ impl Governance {
             }
         }
         Ok((lines, cursor, false))
-    }
-
-    async fn end_of_log(&self, workspace: WorkspaceId) -> Result<Cursor, GovernanceError> {
-        let mut txn = self.services.node.store().begin().await?;
-        let mut cursor = Cursor::default();
-        for shard in 0..self.services.node.shard_count() {
-            let range = KeyRange::prefix(&log_prefix(workspace, ShardId(shard)));
-            let last = txn.range_snapshot(&range, 1, Order::Reverse).await?;
-            let end = last.first().and_then(|(key, _)| position(key)).map_or(0, |at| at + 1);
-            cursor.0.insert(shard, end);
-        }
-        Ok(cursor)
     }
 }
 

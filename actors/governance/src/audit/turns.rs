@@ -1,4 +1,4 @@
-//! Whose export is worked on next.
+//! Who reads the log next: exports, and queries by filters, which may look at thousands of entries.
 
 use std::{
     collections::HashMap,
@@ -9,39 +9,39 @@ use aa_protocol::WorkspaceId;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Lets exports of a node work one slice at a time. Within a workspace and among workspaces everyone gets a
-/// turn before anyone gets a second, so many exports of one tenant slow each other and nobody else's.
+/// Lets the readers of a node work one slice at a time. Within a workspace and among workspaces everyone gets
+/// a turn before anyone gets a second, so many readers of one tenant slow each other and nobody else's.
 #[derive(Debug)]
-pub(crate) struct ExportTurns {
+pub(crate) struct Turns {
     node: Arc<Semaphore>,
-    /// Of the workspaces that are exporting.
+    /// Of the workspaces whose logs are being read.
     workspaces: Mutex<HashMap<WorkspaceId, Weak<Semaphore>>>,
 }
 
-/// A workspace's place in the order, for as long as an export of it is under way.
+/// A workspace's place in the order, for as long as a reader of it is at work.
 #[derive(Clone, Debug)]
-pub(super) struct Queue {
+pub(in crate::audit) struct Queue {
     workspace: Arc<Semaphore>,
     node: Arc<Semaphore>,
 }
 
 /// The right to work on one slice.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(in crate::audit) struct Turn {
     _node: OwnedSemaphorePermit,
     _workspace: OwnedSemaphorePermit,
 }
 
-// === impl ExportTurns ===
+// === impl Turns ===
 
-impl Default for ExportTurns {
+impl Default for Turns {
     fn default() -> Self {
         Self { node: Arc::new(Semaphore::new(1)), workspaces: Mutex::default() }
     }
 }
 
-impl ExportTurns {
-    pub(super) fn queue(&self, workspace: WorkspaceId) -> Queue {
+impl Turns {
+    pub(in crate::audit) fn queue(&self, workspace: WorkspaceId) -> Queue {
         let mut workspaces = self.workspaces.lock();
         let known = workspaces.get(&workspace).and_then(Weak::upgrade);
         let own = known.unwrap_or_else(|| {
@@ -58,8 +58,8 @@ impl ExportTurns {
 
 impl Queue {
     /// Waits for a turn; `None` if there will be none, which only a closed queue could mean.
-    pub(super) async fn turn(&self) -> Option<Turn> {
-        // The workspace's first: one of its exports at most waits among the others'.
+    pub(in crate::audit) async fn turn(&self) -> Option<Turn> {
+        // The workspace's first: one of its readers at most waits among the others'.
         let workspace = Arc::clone(&self.workspace).acquire_owned().await.ok()?;
         let node = Arc::clone(&self.node).acquire_owned().await.ok()?;
         Some(Turn { _node: node, _workspace: workspace })
@@ -74,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_workspace_with_many_exports_gets_one_turn_of_two() {
-        let turns = Arc::new(ExportTurns::default());
+        let turns = Arc::new(Turns::default());
         let taken = Arc::new(Mutex::new(Vec::new()));
         let first = turns.queue(WorkspaceId::from_uuid(Uuid::from_u128(9))).turn().await;
         let mut exports = tokio::task::JoinSet::new();
