@@ -301,6 +301,21 @@ async fn draining_tells_the_sessions_and_answers_what_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_session_does_not_hold_up_a_stopping_gateway() {
+    let mut peer = Peer::start().await;
+    let token = peer.register("a").await;
+    let mut session = Session::open(&peer, &token).await;
+    session.check(1, BASH);
+    assert!(matches!(session.body().await, v1::server_frame::Body::Decision(_)));
+    peer.begin_to_stop();
+    assert!(matches!(session.body().await, v1::server_frame::Body::Draining(_)));
+    // The peer stays; the gateway ends what owes nothing, well before the 5 s that it would wait.
+    let ended = std::time::Duration::from_secs(4);
+    let ended = tokio::time::timeout(ended, session.answers.next()).await;
+    assert!(ended.expect("it ends by itself").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_but_tls_1_3_gets_in() {
     let peer = Peer::start().await;
     let plain = peer.gateway_url.replace("https://", "http://");

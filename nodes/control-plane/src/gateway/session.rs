@@ -33,6 +33,9 @@ use crate::{admission::CallerGauges, drain::drained};
 /// How long a draining session waits for its client to go.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long it waits once nothing is owed: for actions sent before the client heard of the draining.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// The most actions that go to the agent's actor as one message, which it handles in one go.
 const MAX_BATCH: usize = 32;
 /// With this many bytes of actions a batch is closed.
@@ -301,11 +304,23 @@ impl Session {
         self.send(0, Body::Frame(body), slot);
     }
 
-    /// Answers what is in flight and refuses what is new, until the client goes or the time is up.
+    /// Answers what is in flight and refuses what is new, until the client goes, nothing is owed to it any
+    /// more, or the time is up.
     async fn drain(self, mut frames: Streaming<v1::ClientFrame>) {
-        let Self { slots, out, .. } = self;
+        let Self { gateway, slots, out, .. } = self;
+        // At most a few hundred.
+        let all = gateway.inner.admission.limits().per_session as u32;
         let refusing = async {
-            while let Ok(Some(v1::ClientFrame { tag, .. })) = frames.message().await {
+            loop {
+                let quiet = async {
+                    drop(slots.acquire_many(all).await);
+                    tokio::time::sleep(GRACE).await;
+                };
+                let next = tokio::select! {
+                    frame = frames.message() => frame,
+                    () = quiet => return,
+                };
+                let Ok(Some(v1::ClientFrame { tag, .. })) = next else { return };
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 let status = Status::unavailable("the gateway is shutting down; connect again");
                 let body = Body::Frame(v1::server_frame::Body::Refusal(frame(&status)));
