@@ -170,7 +170,8 @@ impl Default for RedbOptions {
     fn default() -> Self {
         Self {
             clock: Arc::new(SystemClock::new()),
-            cache_bytes: 256 << 20,
+            // Large values are not in its pages, and the system caches the file too.
+            cache_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             segment_bytes: 16 << 20,
             blob_file_bytes: 1 << 30,
