@@ -214,13 +214,18 @@ impl Peer {
 
     /// A bare TLS connection to one of the listeners.
     pub(crate) async fn tls(&self, url: &str, protocol: &str) -> TlsStream {
+        self.try_tls(url, protocol).await.unwrap()
+    }
+
+    /// A bare TLS connection, unless the listener has no place for it.
+    pub(crate) async fn try_tls(&self, url: &str, protocol: &str) -> std::io::Result<TlsStream> {
         let mut config = rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13])
             .with_root_certificates(self.roots())
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-        let socket = tokio::net::TcpStream::connect(url.trim_start_matches("https://")).await;
-        connector.connect("localhost".try_into().unwrap(), socket.unwrap()).await.unwrap()
+        let socket = tokio::net::TcpStream::connect(url.trim_start_matches("https://")).await?;
+        connector.connect("localhost".try_into().unwrap(), socket).await
     }
 
     pub(crate) fn roots(&self) -> rustls::RootCertStore {
