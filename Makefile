@@ -1,7 +1,7 @@
 # `make demo` and `make test` install what they need, and can be run again at any time. The rest are the longer
 # campaigns and the benchmarks.
 
-.PHONY: help demo test attack fuzz soak scale bench counted
+.PHONY: help demo test attack fuzz soak scale bench overhead counted
 
 MINUTES ?= 30
 SECONDS_EACH ?= 60
@@ -15,7 +15,8 @@ help:
 	@echo 'make soak     mixed load with restarts for MINUTES=30 minutes'
 	@echo 'make scale    ten million decisions, then a million registered agents (20 GB of disk)'
 	@echo 'make bench    decisions per second beside a bare echo'
-	@echo 'make counted  instructions and allocations, compared with those kept in the repository'
+	@echo 'make overhead what the Python SDK adds to a governed tool call'
+	@echo 'make counted  instructions, allocations, bytes and fsyncs, compared with those kept in the repository'
 
 demo:
 	@deploy/demo/run
@@ -43,6 +44,9 @@ scale:
 bench:
 	@cargo build --release -p aa-chaos-tests --bin victim --bin echo
 	@cargo run --release -p aa-chaos-tests --bin throughput -- 3
+
+overhead:
+	@.ci/overhead
 
 counted:
 	@.ci/counted
