@@ -327,7 +327,11 @@ def _async_generator(agent: RegisteredAgent, function: Callable[..., Any]) -> Ca
 def _forked() -> None:
     for assembly in list(_assemblies):
         assembly._after_fork()
-    # Processes of `multiprocessing` end without the handlers of `atexit`.
+
+
+def _forked_by_multiprocessing(_: object) -> None:
+    # Its processes end without the handlers of `atexit`. Not earlier: what is registered at the fork itself
+    # is forgotten when such a process begins.
     util.Finalize(None, _flush_all, exitpriority=10)
 
 
@@ -341,4 +345,5 @@ def _flush_all() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+util.register_after_fork(_flush_all, _forked_by_multiprocessing)
 atexit.register(_flush_all)
