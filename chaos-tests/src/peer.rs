@@ -67,13 +67,14 @@ pub async fn connect(env: &Environment) -> Result<Channel, PeerError> {
 
 /// A tool call with an id of its own.
 pub fn tool_call(args_json: impl Into<String>) -> v1::Action {
-    let id = ActionId::from_bytes(uuid::Uuid::new_v4().into_bytes());
     let call = v1::ToolCall { tool: "web_search".to_owned(), args_json: args_json.into() };
-    v1::Action {
-        id: id.to_bytes().to_vec().into(),
-        trace_id: Default::default(),
-        kind: Some(v1::action::Kind::ToolCall(call)),
-    }
+    action(v1::action::Kind::ToolCall(call))
+}
+
+/// An action with an id of its own.
+pub fn action(kind: v1::action::Kind) -> v1::Action {
+    let id = ActionId::from_bytes(uuid::Uuid::new_v4().into_bytes());
+    v1::Action { id: id.to_bytes().to_vec().into(), trace_id: Default::default(), kind: Some(kind) }
 }
 
 /// The arguments of an ordinary call.

@@ -113,20 +113,8 @@ impl HandMade {
     ) -> Self {
         let number = self.lines.len() as u64;
         let time = Timestamp::from_micros(1_795_380_689_000_000 + 60_000_000 * number as i64);
-        let draft = Draft {
-            id: EventId::from_parts(time.unix_millis(), u128::from(number)),
-            workspace: workspace(),
-            stream,
-            time,
-            kind,
-            actor: None,
-            action: None,
-            decision: None,
-            policies: &[],
-            latency_us: None,
-            trace: None,
-            detail: &[],
-        };
+        let id = EventId::from_parts(time.unix_millis(), u128::from(number));
+        let draft = Draft::new(id, workspace(), stream, time, kind);
         let key = MacKey::new("k1", &[0x5a; 32]).unwrap();
         let head = self.heads.entry(stream).or_default();
         let mut line = Vec::new();

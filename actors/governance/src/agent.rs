@@ -452,20 +452,8 @@ impl AgentActor {
     }
 
     fn draft(&self, id: EventId, time: Timestamp) -> Draft<'static> {
-        Draft {
-            id,
-            workspace: self.id.workspace,
-            stream: Stream::Agent(self.id.agent),
-            time,
-            kind: Kind::Event,
-            actor: None,
-            action: None,
-            decision: None,
-            policies: &[],
-            latency_us: None,
-            trace: None,
-            detail: &[],
-        }
+        let stream = Stream::Agent(self.id.agent);
+        Draft::new(id, self.id.workspace, stream, time, Kind::Event)
     }
 
     fn seal(&mut self, draft: &Draft<'_>) -> LogEntry {

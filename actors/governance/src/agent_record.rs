@@ -1,7 +1,11 @@
 //! What the store holds of an agent, apart from its chain.
 
-use aa_protocol::{AgentFacts, Timestamp};
+use aa_ledger::Stream;
+use aa_protocol::{AgentFacts, Timestamp, WorkspaceId};
+use aa_store::Transaction;
 use serde::{Deserialize, Serialize};
+
+use crate::{chain::decode_head, governance::GovernanceError, keys, stored::Damaged};
 
 /// A registered agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,15 @@ pub struct Suspension {
     pub reason: String,
 }
 
+/// An agent as operators see it.
+#[derive(Clone, Debug)]
+pub struct AgentStatus {
+    /// What is registered.
+    pub record: AgentRecord,
+    /// How many entries its chain has.
+    pub entries: u64,
+}
+
 /// Every process of an agent makes a key of its own; the oldest is forgotten past this many.
 pub const MAX_KEYS: usize = 16;
 
@@ -48,5 +61,20 @@ impl AgentRecord {
         self.keys.push(AgentKey { public_key: public_key.to_owned(), proven_at: now });
         let surplus = self.keys.len().saturating_sub(MAX_KEYS);
         self.keys.drain(..surplus);
+    }
+}
+
+impl AgentStatus {
+    pub(crate) async fn read(
+        txn: &mut dyn Transaction,
+        workspace: WorkspaceId,
+        record: AgentRecord,
+    ) -> Result<Self, GovernanceError> {
+        let at = keys::head(workspace, Stream::Agent(record.facts.id));
+        let entries = match txn.get_snapshot(&at).await? {
+            Some(stored) => decode_head(&stored).ok_or_else(|| Damaged::at(&at))?.1.sequence,
+            None => 0,
+        };
+        Ok(Self { record, entries })
     }
 }

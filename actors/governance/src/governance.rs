@@ -13,9 +13,8 @@ use crate::{
         AgentActor, AgentKeyId, AgentMessage, Answer, Check, NotRegistered, Refusal, Registration,
         Report, Request, StatusChange,
     },
-    agent_record::AgentRecord,
+    agent_record::{AgentRecord, AgentStatus},
     api_key::{ApiKey, KeyRecord, MAX_KEYS_EVER},
-    chain::decode_head,
     keys,
     notice::Notice,
     permission::{
@@ -85,15 +84,6 @@ pub enum GovernanceError {
     /// The audit log could not be read or closed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailed),
-}
-
-/// An agent as operators see it.
-#[derive(Clone, Debug)]
-pub struct AgentStatus {
-    /// What is registered.
-    pub record: AgentRecord,
-    /// How many entries its chain has.
-    pub entries: u64,
 }
 
 /// A policy as operators see it.
@@ -278,7 +268,7 @@ impl Governance {
             return Err(GovernanceError::NotFound { what: "agent", id: agent.to_string() });
         };
         let record = stored::decode(&at, &stored)?;
-        agent_status(&mut *txn, workspace, record).await
+        AgentStatus::read(&mut *txn, workspace, record).await
     }
 
     /// Agents in the order of their ids, from the one after `after`; at most `limit`, itself at most
@@ -303,7 +293,7 @@ impl Governance {
         let mut agents = Vec::with_capacity(page.len());
         for (key, value) in page {
             let record = stored::decode(&key, &value)?;
-            agents.push(agent_status(&mut *txn, workspace, record).await?);
+            agents.push(AgentStatus::read(&mut *txn, workspace, record).await?);
         }
         Ok(agents)
     }
@@ -588,17 +578,4 @@ impl Governance {
             AgentMessage::SetStatus(_, reply) => reply.send(Err(fault)),
         }
     }
-}
-
-async fn agent_status(
-    txn: &mut dyn aa_store::Transaction,
-    workspace: WorkspaceId,
-    record: AgentRecord,
-) -> Result<AgentStatus, GovernanceError> {
-    let at = keys::head(workspace, aa_ledger::Stream::Agent(record.facts.id));
-    let entries = match txn.get_snapshot(&at).await? {
-        Some(stored) => decode_head(&stored).ok_or_else(|| Damaged::at(&at))?.1.sequence,
-        None => 0,
-    };
-    Ok(AgentStatus { record, entries })
 }

@@ -327,19 +327,11 @@ impl PolicySetActor {
         let generation = Bytes::copy_from_slice(&self.generation.to_be_bytes());
         writes.push((keys::policy_generation(self.workspace), generation));
         writes.push((keys::policy(self.workspace, name), stored::encode(&header)));
+        let event = self.services.entropy.event_id(now);
         let draft = Draft {
-            id: self.services.entropy.event_id(now),
-            workspace: self.workspace,
-            stream: Stream::Policies,
-            time: now,
-            kind: Kind::Policy,
             actor: Some(actor),
-            action: None,
-            decision: None,
-            policies: &[],
-            latency_us: None,
-            trace: None,
             detail,
+            ..Draft::new(event, self.workspace, Stream::Policies, now, Kind::Policy)
         };
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let snapshot = self.snapshot();

@@ -270,19 +270,11 @@ impl TenantActor {
         reply: Reply<T>,
         answer: T,
     ) {
+        let event = self.services.entropy.event_id(now);
         let draft = Draft {
-            id: self.services.entropy.event_id(now),
-            workspace: self.workspace,
-            stream: Stream::Workspace,
-            time: now,
-            kind,
             actor: Some(actor),
-            action: None,
-            decision: None,
-            policies: &[],
-            latency_us: None,
-            trace: None,
             detail,
+            ..Draft::new(event, self.workspace, Stream::Workspace, now, kind)
         };
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let done =

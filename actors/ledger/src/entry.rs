@@ -257,6 +257,34 @@ impl Default for ChainHead {
     }
 }
 
+// === impl Draft ===
+
+impl Draft<'_> {
+    /// An entry of which nothing more is known.
+    pub const fn new(
+        id: EventId,
+        workspace: WorkspaceId,
+        stream: Stream,
+        time: Timestamp,
+        kind: Kind,
+    ) -> Self {
+        Self {
+            id,
+            workspace,
+            stream,
+            time,
+            kind,
+            actor: None,
+            action: None,
+            decision: None,
+            policies: &[],
+            latency_us: None,
+            trace: None,
+            detail: &[],
+        }
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {

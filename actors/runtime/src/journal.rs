@@ -311,9 +311,8 @@ impl Journal {
         }
     }
 
-    async fn commit(&self, batch: Vec<Placed>) -> Result<(), Fault> {
+    async fn commit(&self, mut batch: Vec<Placed>) -> Result<(), Fault> {
         let mut replies = Vec::with_capacity(batch.len());
-        let mut batch = batch;
         let places: Vec<Place> =
             batch.iter_mut().filter_map(|record| record.place.take()).collect();
         let committed = if batch.iter().all(Placed::is_empty) {

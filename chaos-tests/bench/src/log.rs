@@ -93,19 +93,15 @@ impl Drafts {
     pub fn draft<'d>(&'d self, number: u64, action: &'d ActionSummary<'d>) -> Draft<'d> {
         let time = Timestamp::from_micros(START + number as i64 * 37);
         let random = u128::from(number) * 0x0001_2345_6789_abcd;
+        let id = EventId::from_parts(time.unix_millis(), random);
+        let stream = self.streams[self.stream(number)];
         Draft {
-            id: EventId::from_parts(time.unix_millis(), random),
-            workspace: self.workspace,
-            stream: self.streams[self.stream(number)],
-            time,
-            kind: Kind::Decision,
-            actor: None,
             action: Some(action),
             decision: Some(&self.decision),
             policies: &self.policies,
             latency_us: Some(12),
             trace: Some(action.id.to_bytes()),
-            detail: &[],
+            ..Draft::new(id, self.workspace, stream, time, Kind::Decision)
         }
     }
 

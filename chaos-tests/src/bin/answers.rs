@@ -9,7 +9,7 @@ use aa_chaos_tests::{
     peer::{self, Answered, ORDINARY, Peer, PeerError, connect, tool_call},
     process::Environment,
 };
-use aa_protocol::{ActionId, wire::v1};
+use aa_protocol::wire::v1;
 
 /// Calls made before any is timed.
 const WARM_UP: usize = 50;
@@ -48,11 +48,6 @@ async fn answered(session: &mut peer::Session, action: v1::Action) -> Result<(),
 }
 
 fn tool_result() -> v1::Action {
-    let id = ActionId::from_bytes(uuid::Uuid::new_v4().into_bytes());
     let result = v1::ToolResult { tool: "web_search".to_owned(), content_json: "\"found\"".into() };
-    v1::Action {
-        id: id.to_bytes().to_vec().into(),
-        trace_id: Default::default(),
-        kind: Some(v1::action::Kind::ToolResult(result)),
-    }
+    peer::action(v1::action::Kind::ToolResult(result))
 }

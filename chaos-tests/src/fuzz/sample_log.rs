@@ -70,19 +70,15 @@ impl SampleLog {
         let mut action = ActionSummary::bare(id, ActionKind::ToolCall);
         action.tool = Some("bash".into());
         let time = Timestamp::from_micros(START + SECOND * number as i64);
+        let event = EventId::from_parts(time.unix_millis(), number);
         let draft = Draft {
-            id: EventId::from_parts(time.unix_millis(), number),
-            workspace: self.workspace,
-            stream,
-            time,
-            kind,
-            actor: None,
             action: decision.map(|_| &action),
             decision,
             policies: &[PolicyRef { name: "shell".into(), revision: 3 }],
             latency_us: Some(12),
             trace: Some([0xab; 16]),
             detail: &[("note", "a \"quoted\" word")],
+            ..Draft::new(event, self.workspace, stream, time, kind)
         };
         let mut line = Vec::new();
         let head = self.heads.entry(stream).or_default();

@@ -18,19 +18,10 @@ fn entries_are_the_golden_cef_lines() {
 fn separators_and_line_breaks_in_values_are_escaped() {
     let mut decision = denial();
     decision.reasons[0].message = "a=b|c\\d\ne\rf".into();
+    let (id, time) = (EventId::from_parts(1, 1), Timestamp::from_micros(START));
     let draft = Draft {
-        id: EventId::from_parts(1, 1),
-        workspace: workspace(0),
-        stream: agent(1),
-        time: Timestamp::from_micros(START),
-        kind: Kind::Decision,
-        actor: None,
-        action: None,
         decision: Some(&decision),
-        policies: &[],
-        latency_us: None,
-        trace: None,
-        detail: &[],
+        ..Draft::new(id, workspace(0), agent(1), time, Kind::Decision)
     };
     let mut line = Vec::new();
     let key = MacKey::new("k1", &MAC_SECRET).unwrap();

@@ -17,20 +17,8 @@ fn key() -> MacKey {
 }
 
 fn draft(stream: Stream, kind: Kind) -> Draft<'static> {
-    Draft {
-        id: EventId::from_parts(1_795_380_689_123, 42),
-        workspace: workspace(0),
-        stream,
-        time: Timestamp::from_micros(START),
-        kind,
-        actor: None,
-        action: None,
-        decision: None,
-        policies: &[],
-        latency_us: None,
-        trace: None,
-        detail: &[],
-    }
+    let id = EventId::from_parts(1_795_380_689_123, 42);
+    Draft::new(id, workspace(0), stream, Timestamp::from_micros(START), kind)
 }
 
 fn full_decision() -> Decision {

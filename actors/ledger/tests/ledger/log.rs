@@ -106,19 +106,15 @@ impl Log {
         action.tool = Some("bash".into());
         action.args_bytes = Some(123);
         let time = Timestamp::from_micros(self.now);
+        let event = EventId::from_parts(time.unix_millis(), number);
         let draft = Draft {
-            id: EventId::from_parts(time.unix_millis(), number),
-            workspace: self.workspace,
-            stream,
-            time,
-            kind,
-            actor: None,
             action: decision.map(|_| &action),
             decision,
             policies: &[PolicyRef { name: "shell".into(), revision: 3 }],
             latency_us: Some(12),
             trace: Some([0xab; 16]),
             detail: &[("note", "a \"quoted\" word")],
+            ..Draft::new(event, self.workspace, stream, time, kind)
         };
         let mut line = Vec::new();
         let head = self.heads.entry(stream).or_default();

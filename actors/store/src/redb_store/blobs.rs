@@ -105,9 +105,7 @@ pub(super) struct Blobs {
 
 /// The directory of the blobs of the store at `path`.
 pub(super) fn directory_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".blobs");
-    PathBuf::from(name)
+    disk::beside(path, "blobs")
 }
 
 fn checksum(key: &[u8], value: &[u8], file: u32, offset: u32) -> u32 {
@@ -193,7 +191,7 @@ impl BlobFiles {
     }
 
     /// Reads the blob of `key`.
-    pub(super) fn read(&self, key: &[u8], blob: BlobRef) -> Result<Bytes, StoreError> {
+    fn read(&self, key: &[u8], blob: BlobRef) -> Result<Bytes, StoreError> {
         if blob.length as usize > MAX_VALUE_BYTES {
             return Err(self.corrupt(blob.file, format!("it is said to hold {blob:?}")));
         }

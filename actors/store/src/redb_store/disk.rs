@@ -94,6 +94,14 @@ pub(super) fn parent(path: &Path) -> &Path {
     }
 }
 
+/// The directory beside the store at `path` whose name ends with `extension`.
+pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
 // === impl SystemDisk ===
 
 impl Disk for SystemDisk {

@@ -78,9 +78,7 @@ enum Unit {
 
 /// The directory of the log of the store at `path`.
 pub(super) fn directory_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".wal");
-    PathBuf::from(name)
+    disk::beside(path, "wal")
 }
 
 /// Reads the log that begins at `position`, or begins a new one, and makes it ready. `position` is that

@@ -8,7 +8,7 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 
 use super::{
     PAIRS,
-    blobs::{BlobFiles, Stored},
+    blobs::{BlobFiles, BlobReader, Stored},
     file::storage_error,
     memtable::{Known, Layer, LayerScan},
 };
@@ -76,19 +76,26 @@ impl Base {
         storage_error(&self.path, error.into())
     }
 
-    fn malformed(&self) -> StoreError {
-        let what = "a value is of an unknown form".into();
-        StoreError::Corrupt { path: self.path.to_path_buf(), what }
+    /// The value of `key`, for which `stored` stands in the table.
+    fn value(
+        &self,
+        key: &[u8],
+        stored: &[u8],
+        blobs: &mut BlobReader<'_>,
+    ) -> Result<Bytes, StoreError> {
+        match Stored::parse(stored) {
+            Some(Stored::Inline(value)) => Ok(Bytes::copy_from_slice(value)),
+            Some(Stored::Blob(blob)) => blobs.read(key, blob),
+            None => {
+                let what = "a value is of an unknown form".into();
+                Err(StoreError::Corrupt { path: self.path.to_path_buf(), what })
+            }
+        }
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self.pairs.get(key).map_err(|error| self.failed(error))?;
-        let Some(stored) = found else { return Ok(None) };
-        match Stored::parse(stored.value()) {
-            Some(Stored::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
-            Some(Stored::Blob(blob)) => self.blobs.read(key, blob).map(Some),
-            None => Err(self.malformed()),
-        }
+        found.map(|stored| self.value(key, stored.value(), &mut self.blobs.reader())).transpose()
     }
 
     fn scan<'a>(&'a self, range: &KeyRange, order: Order) -> Result<Pairs<'a>, StoreError> {
@@ -97,11 +104,7 @@ impl Base {
         let mut blobs = self.blobs.reader();
         let owned = move |pair: Result<(Guard<'_>, Guard<'_>), _>| {
             let (key, stored) = pair.map_err(|error| self.failed(error))?;
-            let value = match Stored::parse(stored.value()) {
-                Some(Stored::Inline(value)) => Bytes::copy_from_slice(value),
-                Some(Stored::Blob(blob)) => blobs.read(key.value(), blob)?,
-                None => return Err(self.malformed()),
-            };
+            let value = self.value(key.value(), stored.value(), &mut blobs)?;
             Ok((Bytes::copy_from_slice(key.value()), value))
         };
         Ok(match order {

@@ -120,6 +120,7 @@ impl Writer {
         self.active.table.bytes() < self.flush_at / 2
             && self.active.cleared.len() < MAX_CLEARED / 2
             && request.writes.cleared().next().is_none()
+            // Lengths and framing are less than the keys and values themselves.
             && self.log.has_room_for(2 * request.bytes)
             && !self.in_step
     }
@@ -307,6 +308,8 @@ impl Drop for StopOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stop_damaged();
+            // Nothing more will fire.
+            self.0.watches.close();
         }
     }
 }

@@ -146,7 +146,9 @@ fn request(action: &Action) -> Result<Request, Error> {
         Action::NetworkConnect { host, port } => json!({"host": host, "port": port}),
         _ => json!({}),
     };
-    let uid = |kind: &str, id: &str| EntityUid::from_json(json!({"type": kind, "id": id}));
+    let uid = |kind: &str, id: &str| {
+        EntityUid::from_json(json!({"type": kind, "id": id})).map_err(Error::from)
+    };
     Ok(Request::new(
         uid("Agent", AGENT)?,
         uid("Action", action.kind().as_str())?,

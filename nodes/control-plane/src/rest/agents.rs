@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aa_governance::{
-    governance::{AgentStatus, MAX_PAGE},
+    agent_record::AgentStatus,
+    governance::MAX_PAGE,
     permission::{ManageAgents, Permit, ReadAgents},
 };
 use aa_protocol::AgentId;
