@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::id::ActionId;
+
 /// One action of an agent. The JSON form, used by `aasm policy eval`, policy tests and documentation, is
 /// internally tagged by `kind`: `{"kind":"tool_call","tool":"bash","args":{"cmd":"ls"}}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub enum Action {
         /// The most output tokens the call can produce, when the caller bounds it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_output_tokens: Option<u64>,
+        /// How many answers are asked for; one when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        choices: Option<u64>,
     },
     /// What a model returned, before the agent sees it.
     LlmResult {
@@ -50,6 +55,12 @@ pub enum Action {
         /// Tokens as the provider reported them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
+        /// The id of the [`Action::LlmCall`] that this answers: what was reserved for it is settled.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<ActionId>,
+        /// How the call ended.
+        #[serde(default, skip_serializing_if = "CallEnd::is_complete")]
+        end: CallEnd,
     },
     /// An outbound connection.
     NetworkConnect {
@@ -85,16 +96,40 @@ pub enum Action {
     },
 }
 
-/// Tokens of one model call, as its provider counted them.
+/// How a call of a model ended, for what it is charged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallEnd {
+    /// With an answer: its usage is charged or, when the provider told none, the whole reservation.
+    #[default]
+    Complete,
+    /// In the midst of its answer: the prompt and what was produced are charged, the whole reservation when
+    /// nobody knows what was.
+    CutOff,
+    /// Before the provider took it on: nothing is charged.
+    NotCharged,
+}
+
+/// Tokens of one model call, as its provider counted them. The two totals include their parts: providers
+/// that report the parts beside the total are added up where their answer is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Usage {
-    /// Tokens of the prompt.
+    /// Tokens of the whole prompt, those read from and written to a prompt cache included.
     #[serde(default)]
     pub input_tokens: u64,
-    /// Tokens of the answer.
+    /// Tokens of the whole answer, reasoning included.
     #[serde(default)]
     pub output_tokens: u64,
+    /// Of the prompt, the tokens read from a prompt cache.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_input_tokens: u64,
+    /// Of the prompt, the tokens written to a prompt cache.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+    /// Of the answer, the tokens of reasoning.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reasoning_tokens: u64,
 }
 
 /// The kinds of [`Action`], without their data.
@@ -121,6 +156,13 @@ pub enum ActionKind {
     ProcessExec,
     /// See [`Action::AgentSpawn`].
     AgentSpawn,
+}
+
+impl CallEnd {
+    /// Whether the call ended with an answer.
+    pub const fn is_complete(&self) -> bool {
+        matches!(self, Self::Complete)
+    }
 }
 
 impl Action {
@@ -182,6 +224,10 @@ impl Action {
             }
         }
     }
+}
+
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Where a string stands in an action.
@@ -305,6 +351,19 @@ mod tests {
             assert!(text.contains(action.kind().as_str()));
         }
         assert!(serde_json::from_str::<Action>(r#"{"kind":"tool_call","tol":"x"}"#).is_err());
+    }
+
+    #[test]
+    fn usage_without_its_parts_reads_and_writes_as_two_counts() {
+        let text = r#"{"input_tokens":7,"output_tokens":3}"#;
+        let usage: Usage = serde_json::from_str(text).unwrap();
+        assert_eq!(usage, Usage { input_tokens: 7, output_tokens: 3, ..Usage::default() });
+        assert_eq!(serde_json::to_string(&usage).unwrap(), text);
+
+        let usage = Usage { cached_input_tokens: 5, reasoning_tokens: 1, ..usage };
+        let text = serde_json::to_string(&usage).unwrap();
+        assert!(text.contains(r#""cached_input_tokens":5"#), "{text}");
+        assert_eq!(serde_json::from_str::<Usage>(&text).unwrap(), usage);
     }
 
     #[test]

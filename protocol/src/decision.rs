@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{money::NanoUsd, time::Timestamp};
+
 /// What may happen with an action. The order is restrictiveness: the most restrictive verdict of all
 /// applicable documents is the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,8 +57,37 @@ pub struct Reason {
     /// 1-based column of the field in the uploaded source, in characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
+    /// Where the budget stood that refused the action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Box<BudgetStanding>>,
     /// A sentence for people.
     pub message: String,
+}
+
+/// Where a budget stood when it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetStanding {
+    /// How often it starts anew: `hourly`, `daily`, `weekly` or `monthly`.
+    pub window: String,
+    /// The most money, when that is limited.
+    #[serde(default, rename = "limit_nano_usd", skip_serializing_if = "Option::is_none")]
+    pub limit: Option<NanoUsd>,
+    /// What calls did cost so far.
+    #[serde(rename = "spent_nano_usd")]
+    pub spent: NanoUsd,
+    /// What is set aside for calls under way.
+    #[serde(rename = "reserved_nano_usd")]
+    pub reserved: NanoUsd,
+    /// The most tokens, when they are limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_tokens: Option<u64>,
+    /// Tokens used so far.
+    pub spent_tokens: u64,
+    /// Tokens set aside for calls under way.
+    pub reserved_tokens: u64,
+    /// When it starts anew.
+    pub resets_at: Timestamp,
 }
 
 /// Who may approve an action and how long the request stands.
@@ -122,6 +153,8 @@ pub enum ReasonCode {
     BudgetExceeded,
     /// The budget suspended the agent until its window resets.
     BudgetSuspended,
+    /// A budget applies, and nobody knows what the model costs.
+    PriceUnknown,
 }
 
 impl Verdict {
@@ -152,6 +185,7 @@ impl Reason {
             path: None,
             line: None,
             column: None,
+            budget: None,
             message: message.into(),
         }
     }
@@ -159,7 +193,7 @@ impl Reason {
 
 impl ReasonCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Allowed,
         Self::NoApplicablePolicy,
         Self::AgentSuspended,
@@ -176,6 +210,7 @@ impl ReasonCode {
         Self::ApprovalDenied,
         Self::BudgetExceeded,
         Self::BudgetSuspended,
+        Self::PriceUnknown,
     ];
 
     /// The name in JSON, on the wire and in audit entries.
@@ -197,6 +232,7 @@ impl ReasonCode {
             Self::ApprovalDenied => "approval_denied",
             Self::BudgetExceeded => "budget_exceeded",
             Self::BudgetSuspended => "budget_suspended",
+            Self::PriceUnknown => "price_unknown",
         }
     }
 

@@ -18,6 +18,10 @@ pub struct AgentId(Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId(Ulid);
 
+/// A budget window of a spender. Text form: a lower-case hyphenated UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BudgetId(Uuid);
+
 /// The idempotency key of one action, made by the client: 16 bytes, unique per agent. Text form: a
 /// lower-case hyphenated UUID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +109,47 @@ impl FromStr for AgentId {
         canonical_uuid(text)
             .map(Self)
             .ok_or_else(|| IdError::new(text, "agent id (a hyphenated lower-case UUID)"))
+    }
+}
+
+// === impl BudgetId ===
+
+impl BudgetId {
+    /// Wraps a UUID.
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The id of the window that is named `name` within the workspace: a version 5 UUID.
+    pub fn of_name(workspace: WorkspaceId, name: &str) -> Self {
+        let budgets = Uuid::new_v5(workspace.as_uuid(), b"budgets");
+        Self(Uuid::new_v5(&budgets, name.as_bytes()))
+    }
+
+    /// The UUID.
+    pub const fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
+
+    /// The text form, for writers that append bytes.
+    pub fn to_ascii(&self) -> [u8; 36] {
+        hyphenated(&self.0)
+    }
+}
+
+impl fmt::Display for BudgetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for BudgetId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        canonical_uuid(text)
+            .map(Self)
+            .ok_or_else(|| IdError::new(text, "budget id (a hyphenated lower-case UUID)"))
     }
 }
 
@@ -245,7 +290,7 @@ macro_rules! text_form {
     )+};
 }
 
-text_form!(WorkspaceId, AgentId, EventId, ActionId);
+text_form!(WorkspaceId, AgentId, BudgetId, EventId, ActionId);
 
 #[cfg(test)]
 mod tests {

@@ -17,10 +17,10 @@ pub mod time;
 #[cfg(feature = "grpc")]
 pub mod wire;
 
-pub use action::{Action, ActionKind, Usage};
+pub use action::{Action, ActionKind, CallEnd, Usage};
 pub use agent::{AgentFacts, GovernanceLevel};
-pub use decision::{ApprovalTerms, Decision, Finding, Reason, ReasonCode, Verdict};
-pub use id::{ActionId, AgentId, EventId, IdError, WorkspaceId};
+pub use decision::{ApprovalTerms, BudgetStanding, Decision, Finding, Reason, ReasonCode, Verdict};
+pub use id::{ActionId, AgentId, BudgetId, EventId, IdError, WorkspaceId};
 pub use json::{JsonError, parse_json};
 pub use money::NanoUsd;
 pub use time::Timestamp;

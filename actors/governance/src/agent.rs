@@ -1,6 +1,8 @@
 //! The agent actor: decides its agent's actions, counts its rates and writes its chain.
 
 mod load;
+mod metering;
+mod view;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,23 +10,27 @@ use std::{
 };
 
 use aa_ledger::{ActionSummary, Draft, Kind, Stream};
-use aa_policy::{AgentPolicies, Facts, Judgement, RateFacts, Unmetered, judge};
-use aa_protocol::{
-    Action, ActionId, AgentFacts, AgentId, EventId, NanoUsd, Timestamp, WorkspaceId,
-};
+use aa_policy::{Cost, Facts, Judgement, RateFacts, SharedBudget, judge};
+use aa_protocol::{Action, ActionId, AgentFacts, AgentId, EventId, Timestamp, WorkspaceId};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journal::LogEntry};
 use bytes::Bytes;
 
+pub use self::metering::{Basis, Charge, Metered};
+use self::{
+    metering::{Metering, Paid, SpentBy},
+    view::View,
+};
 use crate::{
-    agent_record::{AgentRecord, Suspension},
+    agent_record::{AgentRecord, BudgetSuspension, Suspension},
+    budget_window::Asked,
     chain::Chain,
     decided::Decided,
     keys,
     notice::Notice,
-    policy_board::PolicyCell,
     rate_window::{RING, RateWindow},
     recent_actions::{ActionKey, RecentActions},
     services::Services,
+    spender::WindowId,
 };
 
 /// An agent within its workspace.
@@ -49,6 +55,8 @@ pub enum AgentMessage {
     Refuse(Refusal, Reply<()>),
     /// Suspends or resumes the agent.
     SetStatus(StatusChange, Reply<Result<AgentRecord, NotRegistered>>),
+    /// Something that an action of this agent waits for has come.
+    Metered(Metered),
 }
 
 /// The facts an agent registers with. Possession of the key is proven by now.
@@ -95,6 +103,8 @@ pub struct Answer {
     pub latency_us: u64,
     /// Whether it is the recorded answer to an earlier action with the same id.
     pub repeated: bool,
+    /// What became of what was reserved for the call that a result answers.
+    pub charge: Option<Charge>,
 }
 
 /// Something that happened outside a decision.
@@ -148,6 +158,7 @@ pub struct AgentActor {
     record: Option<AgentRecord>,
     recent: RecentActions,
     rates: Rates,
+    metering: Box<Metering>,
     policies: View,
     /// Actions that came in one message and are still to be decided. Kept here and not on the stack, so
     /// that one that makes the actor panic takes none of the others with it.
@@ -157,14 +168,6 @@ pub struct AgentActor {
 /// The rate windows by tool.
 #[derive(Default)]
 struct Rates(HashMap<String, RateWindow>);
-
-/// The part of the workspace's policies that applies to this agent, as of one snapshot.
-struct View {
-    cell: Arc<PolicyCell>,
-    generation: u64,
-    /// None before the agent has registered: then nothing can be decided.
-    policies: Option<AgentPolicies>,
-}
 
 /// What is committed together with an entry, besides the chain.
 type Writes = Vec<(Bytes, Bytes)>;
@@ -199,6 +202,7 @@ impl Entity for AgentActor {
                 while let Some(check) = self.waiting.pop_front() {
                     self.check(check, now);
                 }
+                self.send_asks();
                 // An idle agent holds no room for what it was asked.
                 self.waiting = VecDeque::new();
             }
@@ -210,23 +214,43 @@ impl Entity for AgentActor {
                 return Flow::Rest;
             }
             AgentMessage::SetStatus(change, reply) => self.set_status(change, now, reply),
+            AgentMessage::Metered(metered) => self.metered(metered, now),
         }
         Flow::Continue
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.metering.is_waiting()
     }
 }
 
 impl AgentActor {
-    /// The way of every decision: repeat, decide, seal, journal. Nothing here waits.
+    /// The way of every decision: repeat, pay, decide, seal, journal. Nothing here waits.
     fn check(&mut self, check: Check, now: Timestamp) {
-        let Check { request, reply } = check;
-        if let Some(position) = self.recent.position(ActionKey::Check(request.id)) {
-            self.answer_again(position, reply);
+        if let Some(position) = self.recent.position(ActionKey::Check(check.request.id)) {
+            self.answer_again(position, check.reply);
             return;
         }
-        let Some(judgement) = self.judge(&request.action, now) else {
-            reply.send(Ok(Err(NotRegistered(self.id.agent))));
+        self.lift_suspension(now);
+        let Some(check) = self.meter(check, now) else { return };
+        let Some(judgement) = self.judge(&check.request.action, now) else {
+            check.reply.send(Ok(Err(NotRegistered(self.id.agent))));
             return;
         };
+        let paid = self.unsettled(&check.request.action);
+        self.conclude(check, Vec::new(), judgement, paid, now);
+    }
+
+    /// The one way a decision becomes real: its entry and the state that changed with it in one commit.
+    fn conclude(
+        &mut self,
+        check: Check,
+        also: Vec<Reply<Result<Answer, NotRegistered>>>,
+        judgement: Judgement,
+        paid: Paid,
+        now: Timestamp,
+    ) {
+        let Check { request, reply } = check;
         let outcome = judgement.outcome();
         let latency_us = now.since(request.received).as_micros() as u64;
 
@@ -236,30 +260,126 @@ impl AgentActor {
         {
             writes.push(self.count_call(tool, now));
         }
+        let (opened, closed) = paid.changes(self.id, request.id);
+        writes.extend(opened);
+        let suspension = self.suspension_of(&outcome.decision, now);
         let event = self.services.entropy.event_id(now);
         let summary = ActionSummary::of(&request.action, request.id, &outcome.decision.findings);
+        let detail: Vec<_> =
+            paid.detail.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let draft = Draft {
             kind: Kind::Decision,
             action: Some(&summary),
             latency_us: Some(latency_us),
             trace: request.trace,
+            detail: &detail,
             ..self.draft(event, now)
         };
         let entry = self.chain.seal_decision(&draft, &judgement, &self.services.mac_key());
         self.services.metrics.count_decision(outcome.decision.verdict);
-        let answer = Answer { decision: judgement.into(), event, latency_us, repeated: false };
+        let charge = paid.charge;
+        let answer =
+            Answer { decision: judgement.into(), event, latency_us, repeated: false, charge };
         let done = Reply::new(move |committed: Result<(), Fault>| {
+            for reply in also {
+                let repeated = Answer { repeated: true, ..answer.clone() };
+                reply.send(committed.clone().map(|()| Ok(repeated)));
+            }
             reply.send(committed.map(|()| Ok(answer)));
         });
-        if let Some(position) = self.append(entry, writes, done) {
+        let removes = closed.into_iter().collect();
+        let record = Record { entry: Some(entry), writes, removes, done };
+        if let Some(position) = self.append_record(record) {
             self.recent.remember(ActionKey::Check(request.id), position);
         }
+        if let Some(suspension) = suspension {
+            self.suspend_by_budget(suspension, now);
+        }
+    }
+
+    /// What is to be said of a result for whose call nothing is reserved.
+    fn unsettled(&mut self, action: &Action) -> Paid {
+        let Action::LlmResult { call: Some(call), .. } = action else { return Paid::nothing() };
+        let Some(record) = &self.record else { return Paid::nothing() };
+        if self.policies.in_force(self.id.workspace, &record.facts).windows.is_empty() {
+            return Paid::nothing();
+        }
+        let detail = vec![("call", call.to_string()), ("posted_by", "nothing_reserved".to_owned())];
+        Paid { detail, charge: Some(Charge::NotOpen), ..Paid::nothing() }
+    }
+
+    /// Notes that a budget suspends the agent, unless it does already.
+    fn suspend_by_budget(&mut self, suspension: BudgetSuspension, now: Timestamp) {
+        let Some(record) = &mut self.record else { return };
+        if record.budget_suspension.as_ref().is_some_and(|known| known.until >= suspension.until) {
+            return;
+        }
+        let (policy, until) = (suspension.policy.clone(), suspension.until.to_string());
+        record.budget_suspension = Some(suspension);
+        let detail = [
+            ("policy", policy.as_str()),
+            ("reason", "budget"),
+            ("status", "suspended"),
+            ("until", &until),
+        ];
+        self.status_changed(true, &detail, now);
+    }
+
+    /// Ends a suspension by a budget whose window has begun anew, or whose policy changed.
+    fn lift_suspension(&mut self, now: Timestamp) {
+        let Some(record) = &mut self.record else { return };
+        let Some(known) = &record.budget_suspension else { return };
+        let rules = self.policies.in_force(self.id.workspace, &record.facts);
+        let stands = rules.policies.iter().any(|document| {
+            document.policy.name() == known.policy && document.revision == known.revision
+        });
+        if stands && now < known.until {
+            return;
+        }
+        let reason = if stands { "budget_reset" } else { "policy_changed" };
+        record.budget_suspension = None;
+        self.status_changed(false, &[("reason", reason), ("status", "active")], now);
+    }
+
+    fn status_changed(&mut self, suspended: bool, detail: &[(&str, &str)], now: Timestamp) {
+        let Some(record) = &self.record else { return };
+        let write = self.record_write(record);
+        let event = self.services.entropy.event_id(now);
+        let entry = self.seal(&Draft { kind: Kind::Status, detail, ..self.draft(event, now) });
+        let services = Arc::clone(&self.services);
+        let (workspace, agent) = (self.id.workspace, self.id.agent);
+        let done = Reply::new(move |committed: Result<(), Fault>| {
+            if committed.is_ok() {
+                let notice = Notice::StatusChanged { agent, suspended };
+                services.notices.publish(workspace, notice);
+            }
+        });
+        self.append(entry, vec![write], done);
     }
 
     /// Decides by the snapshot in force; `None` when the agent is not registered.
     fn judge(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
+        self.judge_with(action, &[], &[], Cost::default(), now)
+    }
+
+    fn judge_with(
+        &mut self,
+        action: &Action,
+        answers: &[(WindowId, Asked)],
+        shared_budgets: &[SharedBudget<'_>],
+        cost: Cost,
+        now: Timestamp,
+    ) -> Option<Judgement> {
         let record = self.record.as_ref()?;
-        let policies = self.policies.in_force(&record.facts);
+        let workspace = self.id.workspace;
+        let rules = self.policies.in_force(workspace, &record.facts);
+        let budgets = SpentBy {
+            workspace,
+            facts: &record.facts,
+            policies: &rules.policies,
+            answers,
+            suspension: record.budget_suspension.as_ref(),
+        };
         let rates = RatesAt { rates: &self.rates, now };
         let suspended = record
             .suspended
@@ -269,10 +389,11 @@ impl AgentActor {
             agent: &record.facts,
             suspended: suspended.as_ref(),
             rates: &rates,
-            budgets: &Unmetered,
-            cost: NanoUsd::ZERO,
+            budgets: &budgets,
+            shared_budgets,
+            cost,
         };
-        Some(judge(policies, &facts, action, now))
+        Some(judge(&rules.policies, &facts, action, now))
     }
 
     fn count_call(&mut self, tool: &str, now: Timestamp) -> (Bytes, Bytes) {
@@ -342,7 +463,13 @@ impl AgentActor {
         let Registration { facts, public_key, actor } = registration;
         let mut record = match self.record.take() {
             Some(known) => AgentRecord { facts, ..known },
-            None => AgentRecord { facts, registered_at: now, keys: Vec::new(), suspended: None },
+            None => AgentRecord {
+                facts,
+                registered_at: now,
+                keys: Vec::new(),
+                suspended: None,
+                budget_suspension: None,
+            },
         };
         record.prove_key(&public_key, now);
         let level = record.facts.governance_level.as_str();
@@ -378,10 +505,13 @@ impl AgentActor {
             reply.send(Ok(Err(NotRegistered(self.id.agent))));
             return;
         };
-        if record.suspended.is_some() == change.suspend {
+        let by_budget = record.budget_suspension.is_some();
+        if record.suspended.is_some() == change.suspend && (change.suspend || !by_budget) {
             self.shard.journal.answer_after(reply, Ok(record));
             return;
         }
+        // An operator's word lifts what a budget did, until the next call that would pass it.
+        record.budget_suspension = record.budget_suspension.filter(|_| change.suspend);
         record.suspended = change.suspend.then(|| Suspension {
             at: now,
             by: change.actor.clone(),
@@ -422,6 +552,7 @@ impl AgentActor {
                 event: entry.id,
                 latency_us: entry.latency_us.unwrap_or_default(),
                 repeated: true,
+                charge: None,
             }))
         });
     }
@@ -463,7 +594,10 @@ impl AgentActor {
     /// Hands everything to the journal. `None` when the journal is closed: the reply has been failed,
     /// and this actor is about to be dropped with its shard.
     fn append(&mut self, entry: LogEntry, writes: Writes, done: Reply<()>) -> Option<u64> {
-        let record = Record { entry: Some(entry), writes, done };
+        self.append_record(Record::of_entry(entry, writes, done))
+    }
+
+    fn append_record(&mut self, record: Record) -> Option<u64> {
         match self.shard.journal.append(record) {
             Ok(Some(position)) => {
                 self.chain.placed(position);
@@ -491,34 +625,6 @@ struct RatesAt<'r> {
 impl RateFacts for RatesAt<'_> {
     fn admitted_in_window(&self, tool: &str) -> u64 {
         self.rates.0.get(tool).map_or(0, |window| window.calls_in_hour(self.now))
-    }
-}
-
-// === impl View ===
-
-impl View {
-    fn new(cell: Arc<PolicyCell>, facts: Option<&AgentFacts>) -> Self {
-        let snapshot = cell.load_full();
-        let policies = facts.map(|facts| snapshot.set.for_agent(facts));
-        Self { generation: snapshot.generation, policies, cell }
-    }
-
-    /// The agent's policies of the snapshot in force. Only a changed snapshot costs anything.
-    fn in_force(&mut self, facts: &AgentFacts) -> &AgentPolicies {
-        if self.cell.load().generation != self.generation {
-            self.policies = None;
-        }
-        let Self { cell, generation, policies } = self;
-        policies.get_or_insert_with(|| {
-            let snapshot = cell.load_full();
-            *generation = snapshot.generation;
-            snapshot.set.for_agent(facts)
-        })
-    }
-
-    /// Forgets what depends on the agent's facts.
-    fn facts_changed(&mut self) {
-        self.policies = None;
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the store holds of an agent, apart from its chain.
 
+use aa_budget::Period;
 use aa_ledger::Stream;
-use aa_protocol::{AgentFacts, Timestamp, WorkspaceId};
+use aa_protocol::{AgentFacts, NanoUsd, Timestamp, WorkspaceId};
 use aa_store::Transaction;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,29 @@ pub struct AgentRecord {
     /// Set while an operator has it suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<Suspension>,
+    /// Set while a budget of its policies has it suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_suspension: Option<BudgetSuspension>,
+}
+
+/// A budget's suspension of an agent. It ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetSuspension {
+    /// The policy whose budget it is.
+    pub policy: String,
+    /// The revision that was in force; another one ends the suspension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// The window that is used up.
+    pub window: Period,
+    /// Since when.
+    pub at: Timestamp,
+    /// When the window starts anew.
+    pub until: Timestamp,
+    /// What calls had cost.
+    pub spent: NanoUsd,
+    /// What was set aside for calls under way.
+    pub reserved: NanoUsd,
 }
 
 /// A public key of an agent.

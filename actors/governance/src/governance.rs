@@ -1,5 +1,7 @@
 //! The door to the actors: every operation there is, each behind its permit.
 
+mod money;
+
 use std::{sync::Arc, time::Duration};
 
 use aa_protocol::{AgentFacts, AgentId, EventId, WorkspaceId};
@@ -15,6 +17,8 @@ use crate::{
     },
     agent_record::{AgentRecord, AgentStatus},
     api_key::{ApiKey, KeyRecord, MAX_KEYS_EVER},
+    budget_book::BudgetError,
+    budget_window::BudgetWindowActor,
     keys,
     notice::Notice,
     permission::{
@@ -26,6 +30,7 @@ use crate::{
         Applied, MAX_POLICIES, PolicyError, PolicySetActor, PolicySetMessage, Removal, Rollback,
         Upload,
     },
+    prices::PricesError,
     services::{AuditKeys, Services},
     stored::{self, Damaged},
     tenant::{
@@ -33,6 +38,8 @@ use crate::{
         TenantActor, TenantMessage, WorkspaceRecord,
     },
 };
+
+pub use self::money::{AgentSpending, BudgetStatus};
 
 /// The running actors of a node. Cheap to clone.
 #[derive(Clone)]
@@ -81,6 +88,12 @@ pub enum GovernanceError {
     /// The key operation was refused.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The budget was refused.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The prices were refused.
+    #[error(transparent)]
+    Prices(#[from] PricesError),
     /// The audit log could not be read or closed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailed),
@@ -118,10 +131,15 @@ impl Governance {
             ..DirectoryOptions::default()
         };
         let policy_sets = Directory::new(node.clone(), Arc::clone(&services), resident);
-        // The agents reach the policy sets through the services, which exist before either.
+        let agents = Directory::new(node.clone(), Arc::clone(&services), passing);
+        let windows: Arc<Directory<BudgetWindowActor>> =
+            Directory::new(node.clone(), Arc::clone(&services), passing);
+        // The actors reach each other through the services, which exist before any of them.
         let _ = services.policy_sets.set(Arc::clone(&policy_sets));
+        let _ = services.agents.set(Arc::downgrade(&agents));
+        let _ = services.windows.set(windows);
         let governance = Self {
-            agents: Directory::new(node.clone(), Arc::clone(&services), passing),
+            agents,
             tenants: Directory::new(node, Arc::clone(&services), resident),
             policy_sets,
             services,
@@ -576,6 +594,8 @@ impl Governance {
             AgentMessage::Refuse(_, reply) => reply.send(Err(fault)),
             AgentMessage::Register(_, reply) => reply.send(Err(fault)),
             AgentMessage::SetStatus(_, reply) => reply.send(Err(fault)),
+            // Nobody waits for these: they tell an agent that is not there.
+            AgentMessage::Metered(_) => {}
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Where everything is stored. Every key of a tenant's data starts, after its kind, with the workspace,
 //! and is built here only: what a function of this module is given decides whose data can be touched.
 
+use aa_budget::{Period, ReservationId};
 use aa_ledger::Stream;
-use aa_protocol::{AgentId, WorkspaceId};
+use aa_protocol::{ActionId, AgentId, WorkspaceId};
 use aa_store::{KeyRange, Subspace};
 use bytes::Bytes;
+
+use crate::spender::{Spender, WindowId};
 
 /// `workspace/<ws>`: the workspace's record.
 pub fn workspace(workspace: WorkspaceId) -> Bytes {
@@ -33,6 +36,8 @@ pub fn head(workspace: WorkspaceId, stream: Stream) -> Bytes {
         Stream::Workspace => heads.key("workspace"),
         Stream::Policies => heads.key("policies"),
         Stream::Agent(agent) => heads.key(*agent.as_uuid()),
+        // Agents may choose their own ids.
+        Stream::Budget(budget) => heads.with("budget").key(*budget.as_uuid()),
     }
 }
 
@@ -69,6 +74,65 @@ pub fn policy_source(workspace: WorkspaceId, name: &str, revision: u64) -> Subsp
 /// `policy_generation/<ws>`: counts the changes of the policy set.
 pub fn policy_generation(workspace: WorkspaceId) -> Bytes {
     tenant("policy_generation", workspace).to_key()
+}
+
+/// `budget/<ws>/<spender>/<period>`: what an operator set for a shared window.
+pub fn budget(workspace: WorkspaceId, spender: &Spender, period: Period) -> Bytes {
+    with_spender(tenant("budget", workspace), spender).key(period.as_str())
+}
+
+/// All budgets of a workspace.
+pub fn budgets(workspace: WorkspaceId) -> KeyRange {
+    tenant("budget", workspace).range()
+}
+
+/// `prices/<ws>`: what operators set of prices.
+pub fn prices(workspace: WorkspaceId) -> Bytes {
+    tenant("prices", workspace).to_key()
+}
+
+/// `window/<ws>/<spender>/<period>/<zone>`: what is spent in a window.
+pub fn window(id: &WindowId) -> Bytes {
+    of_window("window", id).to_key()
+}
+
+/// All windows of a spender.
+pub fn windows_of(workspace: WorkspaceId, spender: &Spender) -> Subspace {
+    with_spender(tenant("window", workspace), spender)
+}
+
+/// The window of a spender in a key of [`window`].
+pub fn window_id(workspace: WorkspaceId, spender: &Spender, key: &[u8]) -> Option<WindowId> {
+    let space = windows_of(workspace, spender);
+    let mut parts = space.unpack(key).ok()?;
+    let period = Period::from_name(&parts.str().ok()?)?;
+    let zone = parts.str().ok()?.as_ref().into();
+    parts.end().ok()?;
+    Some(WindowId { workspace, spender: spender.clone(), period, zone })
+}
+
+/// `reservation/<ws>/<spender>/<period>/<zone>/<agent>/<action>`: what is set aside for a call.
+pub fn reservations(id: &WindowId) -> Subspace {
+    of_window("reservation", id)
+}
+
+/// The key of a call's reservation in those of a window.
+pub fn reservation(window: &Subspace, id: ReservationId) -> Bytes {
+    window.with(*id.agent.as_uuid()).key(id.action.to_bytes())
+}
+
+/// The call in a key of [`reservation`].
+pub fn reservation_id(window: &Subspace, key: &[u8]) -> Option<ReservationId> {
+    let mut parts = window.unpack(key).ok()?;
+    let agent = AgentId::from_uuid(parts.uuid().ok()?);
+    let action = parts.bytes().ok()?.as_ref().try_into().ok().map(ActionId::from_bytes)?;
+    parts.end().ok()?;
+    Some(ReservationId { agent, action })
+}
+
+/// `call/<ws>/<agent>/…`: the calls of an agent for which something is reserved.
+pub fn calls(workspace: WorkspaceId, agent: AgentId) -> Subspace {
+    tenant("call", workspace).with(*agent.as_uuid())
 }
 
 /// `api_key/<SHA-256 of the key>`: what an API key is good for. Not below a workspace: it is how a
@@ -119,6 +183,18 @@ pub fn checkpoint(workspace: WorkspaceId) -> Bytes {
 
 fn policy_revisions_of(workspace: WorkspaceId, name: &str) -> Subspace {
     tenant("policy_revision", workspace).with(name)
+}
+
+fn of_window(kind: &str, id: &WindowId) -> Subspace {
+    with_spender(tenant(kind, id.workspace), &id.spender).with(id.period.as_str()).with(&*id.zone)
+}
+
+fn with_spender(space: Subspace, spender: &Spender) -> Subspace {
+    match spender {
+        Spender::Agent(agent) => space.with("agent").with(*agent.as_uuid()),
+        Spender::Team(team) => space.with("team").with(&**team),
+        Spender::Workspace => space.with("workspace"),
+    }
 }
 
 fn tenant(kind: &str, workspace: WorkspaceId) -> Subspace {

@@ -92,6 +92,10 @@ operations! {
     ManageAgents: "suspend or resume agents" for Owner | Admin;
     /// Reading, exporting and proving the audit log.
     ReadAudit: "read the audit log" for Owner | Admin | Developer | Viewer;
+    /// Reading budgets, prices and what is spent.
+    ReadBudgets: "read budgets" for Owner | Admin | Developer | Viewer;
+    /// Setting and removing budgets and prices.
+    ManageBudgets: "change budgets and prices" for Owner | Admin;
     /// Creating and revoking API keys. A developer's reach ends at its own: see [`Permit::check_grant`]
     /// and [`Permit::revokes_only_of`].
     ManageKeys: "manage API keys" for Owner | Developer;

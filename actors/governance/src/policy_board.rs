@@ -1,4 +1,4 @@
-//! Where the policies in force are read from: an immutable snapshot per workspace, replaced as a whole.
+//! Where the rules in force are read from: an immutable snapshot per workspace, replaced as a whole.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,13 +7,19 @@ use aa_protocol::WorkspaceId;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-/// The policies of a workspace at one moment.
+use crate::{budget_book::BudgetBook, prices::Prices};
+
+/// The rules of a workspace at one moment.
 #[derive(Debug)]
 pub struct PolicySnapshot {
     /// Counts the changes.
     pub generation: u64,
     /// The compiled documents.
     pub set: PolicySet,
+    /// The budgets of teams and of the workspace.
+    pub budgets: Arc<BudgetBook>,
+    /// What models cost.
+    pub prices: Arc<Prices>,
 }
 
 /// Holds the snapshot in force. Reading it takes no lock.

@@ -1,7 +1,8 @@
-//! The policy-set actor: checks and compiles what is uploaded, keeps every revision, and publishes the
-//! snapshot that decisions are made by.
+//! The policy-set actor: checks and compiles what is uploaded, keeps every revision, holds the budgets and prices
+//! that operators set, and publishes the snapshot that decisions are made by.
 
 mod load;
+mod money;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,12 +13,15 @@ use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+pub use self::money::MoneyMessage;
 use crate::{
+    budget_book::BudgetBook,
     chain::Chain,
     keys,
     notice::Notice,
     policy_board::{PolicyCell, PolicySnapshot},
     policy_record::{PolicyHeader, PolicyRevision, read_source, source_writes},
+    prices::Prices,
     services::Services,
     stored,
 };
@@ -36,6 +40,8 @@ pub enum PolicySetMessage {
     Rollback(Rollback, Reply<Result<Applied, PolicyError>>),
     /// Takes a policy out of force; its revisions stay.
     Remove(Removal, Reply<Result<PolicyHeader, PolicyError>>),
+    /// Changes budgets or prices.
+    Money(MoneyMessage),
 }
 
 /// A document on its way in.
@@ -125,6 +131,8 @@ pub struct PolicySetActor {
     chain: Chain,
     generation: u64,
     policies: BTreeMap<String, Known>,
+    budgets: Arc<BudgetBook>,
+    prices: Arc<Prices>,
     cell: Arc<PolicyCell>,
 }
 
@@ -171,6 +179,7 @@ impl Entity for PolicySetActor {
                 }
             }
             PolicySetMessage::Remove(removal, reply) => self.remove(removal, now, reply),
+            PolicySetMessage::Money(message) => self.change_money(message, now),
         }
         Flow::Continue
     }
@@ -183,6 +192,15 @@ struct CheckedUpload {
     warnings: Vec<Diagnostic>,
     sha256: String,
     rollback_of: Option<u64>,
+}
+
+/// A change of the rules on its way to the journal.
+struct Change<'c> {
+    kind: Kind,
+    actor: &'c str,
+    detail: &'c [(&'c str, &'c str)],
+    writes: Vec<(Bytes, Bytes)>,
+    removes: Vec<Bytes>,
 }
 
 impl PolicySetActor {
@@ -288,7 +306,15 @@ impl PolicySetActor {
             detail.push(("rollback_of", rollback));
         }
         let applied = Applied { revision: revision.clone(), warnings, changed: true };
-        self.change(&name, header, &upload.actor, &detail, writes, now, reply, applied);
+        writes.push((keys::policy(self.workspace, &name), stored::encode(&header)));
+        let change = Change {
+            kind: Kind::Policy,
+            actor: &upload.actor,
+            detail: &detail,
+            writes,
+            removes: Vec::new(),
+        };
+        self.change(change, now, reply, applied);
     }
 
     fn remove(
@@ -307,31 +333,34 @@ impl PolicySetActor {
         known.header.active = None;
         let header = known.header;
         let detail = [("change", "removed"), ("name", name.as_str())];
-        self.change(&name, header, &actor, &detail, Vec::new(), now, reply, header);
+        let writes = vec![(keys::policy(self.workspace, &name), stored::encode(&header))];
+        let change = Change {
+            kind: Kind::Policy,
+            actor: &actor,
+            detail: &detail,
+            writes,
+            removes: Vec::new(),
+        };
+        self.change(change, now, reply, header);
     }
 
-    /// The one way a change becomes real: entry, header and sources in one commit; then the snapshot.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one commit")]
-    fn change<T: Send + 'static>(
+    /// The one way a change becomes real: entry and state in one commit; then the snapshot.
+    fn change<T: Send + 'static, E: Send + 'static>(
         &mut self,
-        name: &str,
-        header: PolicyHeader,
-        actor: &str,
-        detail: &[(&str, &str)],
-        mut writes: Vec<(Bytes, Bytes)>,
+        change: Change<'_>,
         now: Timestamp,
-        reply: Reply<Result<T, PolicyError>>,
+        reply: Reply<Result<T, E>>,
         answer: T,
     ) {
+        let Change { kind, actor, detail, mut writes, removes } = change;
         self.generation += 1;
         let generation = Bytes::copy_from_slice(&self.generation.to_be_bytes());
         writes.push((keys::policy_generation(self.workspace), generation));
-        writes.push((keys::policy(self.workspace, name), stored::encode(&header)));
         let event = self.services.entropy.event_id(now);
         let draft = Draft {
             actor: Some(actor),
             detail,
-            ..Draft::new(event, self.workspace, Stream::Policies, now, Kind::Policy)
+            ..Draft::new(event, self.workspace, Stream::Policies, now, kind)
         };
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let snapshot = self.snapshot();
@@ -348,7 +377,7 @@ impl PolicySetActor {
             }
             reply.send(committed.map(|()| Ok(answer)));
         });
-        match self.shard.journal.append(Record { entry: Some(entry), writes, done }) {
+        match self.shard.journal.append(Record { entry: Some(entry), writes, removes, done }) {
             Ok(Some(position)) => self.chain.placed(position),
             Ok(None) | Err(_) => self.shard.fail(),
         }
@@ -361,7 +390,12 @@ impl PolicySetActor {
         });
         // The map is keyed by the documents' names, so no two of them share one.
         let set = PolicySet::new(active).expect("names are unique");
-        PolicySnapshot { generation: self.generation, set }
+        PolicySnapshot {
+            generation: self.generation,
+            set,
+            budgets: Arc::clone(&self.budgets),
+            prices: Arc::clone(&self.prices),
+        }
     }
 }
 

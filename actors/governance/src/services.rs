@@ -1,7 +1,7 @@
 //! What all actors share.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -13,11 +13,14 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::{
+    agent::{AgentActor, AgentKeyId, AgentMessage, Metered},
     audit::Turns,
+    budget_window::{BudgetWindowActor, WindowMessage},
     metrics::Metrics,
     notice::NoticeBoard,
     policy_board::{PolicyBoard, PolicyCell},
     policy_set::{PolicySetActor, PolicySetMessage},
+    spender::WindowId,
 };
 
 /// The keys that make the audit log trustworthy. They are shown nowhere.
@@ -46,6 +49,8 @@ pub struct Services {
     log_seed: Zeroizing<[u8; 32]>,
     pub(crate) board: PolicyBoard,
     pub(crate) policy_sets: OnceLock<Arc<Directory<PolicySetActor>>>,
+    pub(crate) agents: OnceLock<Weak<Directory<AgentActor>>>,
+    pub(crate) windows: OnceLock<Arc<Directory<BudgetWindowActor>>>,
     /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
     /// second, and the others are for decisions.
     pub(crate) compiler: Semaphore,
@@ -65,6 +70,8 @@ impl Services {
             log_seed: keys.log_seed,
             board: PolicyBoard::default(),
             policy_sets: OnceLock::new(),
+            agents: OnceLock::new(),
+            windows: OnceLock::new(),
             compiler: Semaphore::new(1),
             log_readers: Turns::default(),
             mac: ArcSwap::from_pointee(keys.mac),
@@ -84,6 +91,27 @@ impl Services {
     /// The key that signs the workspace's checkpoints.
     pub(crate) fn log_key(&self, workspace: WorkspaceId) -> Result<LogKey, VerifierKeyError> {
         LogKey::new(&Checkpoint::origin(workspace), &self.log_seed)
+    }
+
+    /// Sends a message to a window. What it cannot take answers its own reply with the reason.
+    pub(crate) fn send_window(&self, id: &WindowId, message: WindowMessage) {
+        let fault = match self.windows.get() {
+            Some(windows) => match windows.send(id, message) {
+                Ok(()) => return,
+                Err((fault, message)) => (fault, message),
+            },
+            None => (Fault::Gone, message),
+        };
+        fault.1.fail(fault.0);
+    }
+
+    /// Tells an agent what one of its actions waits for. One that has left memory meanwhile is started for it, which
+    /// does no harm; one that cannot be started has lost nothing that its client's repeat does not find.
+    pub(crate) fn tell_agent(&self, id: AgentKeyId, metered: Metered) {
+        if let Some(agents) = self.agents.get().and_then(Weak::upgrade) {
+            // An agent that is away has no action waiting.
+            let _ = agents.send(&id, AgentMessage::Metered(metered));
+        }
     }
 
     /// Loads the workspace's policies anew, trying until the shard is back.

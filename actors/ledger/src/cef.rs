@@ -50,6 +50,7 @@ fn name(entry: &Entry) -> String {
         (Kind::Policy, _) => "policy changed".to_owned(),
         (Kind::Key, _) => "key changed".to_owned(),
         (Kind::Workspace, _) => "workspace changed".to_owned(),
+        (Kind::Budget, _) => "budget event".to_owned(),
     }
 }
 
@@ -61,7 +62,7 @@ fn severity(entry: &Entry) -> u8 {
         (_, Some(Verdict::RequireApproval)) => 4,
         (_, Some(Verdict::Allow)) => 1,
         (Kind::Refusal, None) => 8,
-        (Kind::Status | Kind::Policy | Kind::Key, None) => 5,
+        (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget, None) => 5,
         (Kind::Registration | Kind::Decision | Kind::Event | Kind::Workspace, None) => 2,
     }
 }

@@ -7,7 +7,8 @@ mod parse;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use aa_protocol::{
-    AgentId, ApprovalTerms, Decision, EventId, Finding, Reason, Timestamp, Verdict, WorkspaceId,
+    AgentId, ApprovalTerms, BudgetId, Decision, EventId, Finding, Reason, Timestamp, Verdict,
+    WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,9 +36,11 @@ pub enum Kind {
     Key,
     /// The workspace was created.
     Workspace,
+    /// A budget or a price was set, or a budget reached a threshold, refused, or posted what nobody settled.
+    Budget,
 }
 
-/// The chain an entry belongs to. Text form: `workspace`, `policies` or `agent:<uuid>`.
+/// The chain an entry belongs to. Text form: `workspace`, `policies`, `agent:<uuid>` or `budget:<uuid>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
     /// What happens to the workspace itself.
@@ -46,11 +49,13 @@ pub enum Stream {
     Policies,
     /// What one agent does and what happens to it.
     Agent(AgentId),
+    /// What happens in one budget window.
+    Budget(BudgetId),
 }
 
 /// A text that names no stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a stream; use workspace, policies or agent:<uuid>")]
+#[error("`{0}` is not a stream; use workspace, policies, agent:<uuid> or budget:<uuid>")]
 pub struct StreamError(String);
 
 /// The last entry of a stream; the default is a stream without entries.
@@ -183,7 +188,7 @@ pub enum EntryError {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Registration,
         Self::Decision,
         Self::Event,
@@ -192,6 +197,7 @@ impl Kind {
         Self::Policy,
         Self::Key,
         Self::Workspace,
+        Self::Budget,
     ];
 
     /// The name in entries.
@@ -218,7 +224,7 @@ impl Stream {
     pub const fn agent(&self) -> Option<AgentId> {
         match self {
             Self::Agent(id) => Some(*id),
-            Self::Workspace | Self::Policies => None,
+            Self::Workspace | Self::Policies | Self::Budget(_) => None,
         }
     }
 }
@@ -229,6 +235,7 @@ impl fmt::Display for Stream {
             Self::Workspace => f.write_str("workspace"),
             Self::Policies => f.write_str("policies"),
             Self::Agent(id) => write!(f, "agent:{id}"),
+            Self::Budget(id) => write!(f, "budget:{id}"),
         }
     }
 }
@@ -237,15 +244,14 @@ impl FromStr for Stream {
     type Err = StreamError;
 
     fn from_str(text: &str) -> Result<Self, StreamError> {
-        match text {
-            "workspace" => Ok(Self::Workspace),
-            "policies" => Ok(Self::Policies),
-            _ => text
-                .strip_prefix("agent:")
-                .and_then(|id| id.parse().ok())
-                .map(Self::Agent)
-                .ok_or_else(|| StreamError(text.chars().take(64).collect())),
-        }
+        let named = match text.split_once(':') {
+            None if text == "workspace" => Some(Self::Workspace),
+            None if text == "policies" => Some(Self::Policies),
+            Some(("agent", id)) => id.parse().ok().map(Self::Agent),
+            Some(("budget", id)) => id.parse().ok().map(Self::Budget),
+            _ => None,
+        };
+        named.ok_or_else(|| StreamError(text.chars().take(64).collect()))
     }
 }
 

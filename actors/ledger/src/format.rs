@@ -47,8 +47,17 @@ pub const LEAF_PREFIX: u8 = 0x00;
 /// What precedes two children's hashes in their node's hash (RFC 6962 §2.1).
 pub const NODE_PREFIX: u8 = 0x01;
 /// The names of the kinds of entries.
-pub const KINDS: [&str; 8] =
-    ["registration", "decision", "event", "refusal", "status", "policy", "key", "workspace"];
+pub const KINDS: [&str; 9] = [
+    "registration",
+    "decision",
+    "event",
+    "refusal",
+    "status",
+    "policy",
+    "key",
+    "workspace",
+    "budget",
+];
 /// The longest key of `detail`; keys are of `a`–`z`, `0`–`9`, `_`, `-` and `.`.
 pub const MAX_DETAIL_KEY: usize = 64;
 /// The longest id of a MAC key; ids are of `a`–`z`, `0`–`9`, `_` and `-`.

@@ -87,14 +87,14 @@ impl<'a> ActionSummary<'a> {
                 summary.tool = name("/tool", tool);
                 summary.content_bytes = Some(json_size::of_value(content));
             }
-            Action::LlmCall { model, host, messages, max_output_tokens } => {
+            Action::LlmCall { model, host, messages, max_output_tokens, .. } => {
                 summary.model = name("/model", model);
                 summary.host = host.as_deref().and_then(|host| name("/host", host));
                 summary.messages = messages.as_array().map(|messages| messages.len() as u64);
                 summary.messages_bytes = Some(json_size::of_value(messages));
                 summary.max_output_tokens = *max_output_tokens;
             }
-            Action::LlmResult { model, content, usage } => {
+            Action::LlmResult { model, content, usage, .. } => {
                 summary.model = name("/model", model);
                 summary.content_bytes = Some(json_size::of_value(content));
                 summary.input_tokens = usage.map(|usage| usage.input_tokens);

@@ -1,11 +1,12 @@
 //! `budget`: what one agent may spend per calendar day and month.
 
+use aa_budget::Calendar;
 use aa_protocol::{NanoUsd, Timestamp};
-use jiff::{ToSpan, Unit, civil, tz::TimeZone};
+use jiff::tz::TimeZone;
 
 use crate::{
     diagnostic::{Diagnostic, DiagnosticCode, Report},
-    facts::Spend,
+    facts::{Spend, Spent},
     policy::Site,
     schedule::timezone,
     tree::{Node, Value, member_path},
@@ -42,7 +43,7 @@ pub enum Period {
 pub(crate) struct Exceeded<'b> {
     pub(crate) period: Period,
     pub(crate) limit: NanoUsd,
-    pub(crate) spent: NanoUsd,
+    pub(crate) spent: Spent,
     pub(crate) site: &'b Site,
 }
 
@@ -95,20 +96,23 @@ impl Budget {
         self.action
     }
 
+    /// The windows of a limit.
+    pub fn calendar(&self, period: Period) -> Calendar {
+        let repeats = match period {
+            Period::Day => aa_budget::Period::Daily,
+            Period::Month => aa_budget::Period::Monthly,
+        };
+        Calendar::new(repeats, self.timezone.clone())
+    }
+
     /// The window around `now`: its first instant and the first instant after it.
     pub fn window(&self, period: Period, now: Timestamp) -> (Timestamp, Timestamp) {
-        let today = self.timezone.to_datetime(now.to_jiff()).date();
-        let (first, next) = match period {
-            Period::Day => (today, today.checked_add(1.day())),
-            Period::Month => {
-                let first = today.first_of_month();
-                (first, first.checked_add(1.month()))
-            }
-        };
-        (
-            self.instant(first),
-            next.map_or(Timestamp::from_micros(i64::MAX), |day| self.instant(day)),
-        )
+        self.calendar(period).around(now)
+    }
+
+    /// The entry of the limit that a call without a known price cannot be held against, if there is one.
+    pub(crate) fn first_limit(&self) -> Option<&Site> {
+        self.daily.as_ref().or(self.monthly.as_ref()).map(|(_, site)| site)
     }
 
     /// Every limit that refuses an action of this cost.
@@ -120,9 +124,10 @@ impl Budget {
         [Period::Day, Period::Month].into_iter().filter_map(move |period| {
             let (limit, site) = self.part(period).as_ref()?;
             let spent = spend.of(period);
-            let passes = cost.0 > 0 && spent.checked_add(cost).is_none_or(|total| total > *limit);
+            let total = spent.total();
+            let passes = cost.0 > 0 && total.checked_add(cost).is_none_or(|total| total > *limit);
             let suspended = self.action == ActionOnExceed::Suspend
-                && (spent >= *limit || spend.suspended == Some(period));
+                && (total >= *limit || spend.suspended == Some(period));
             (passes || suspended).then_some(Exceeded { period, limit: *limit, spent, site })
         })
     }
@@ -132,16 +137,6 @@ impl Budget {
             Period::Day => &self.daily,
             Period::Month => &self.monthly,
         }
-    }
-
-    /// Midnight of a day; where the zone skips it, the first instant after the gap.
-    fn instant(&self, day: civil::Date) -> Timestamp {
-        day.to_zoned(self.timezone.clone())
-            .and_then(|midnight| midnight.start_of_day())
-            .and_then(|start| start.timestamp().round(Unit::Microsecond))
-            .map_or(Timestamp::from_micros(i64::MAX), |start| {
-                Timestamp::from_micros(start.as_microsecond())
-            })
     }
 }
 

@@ -4,12 +4,15 @@ mod wording;
 
 use std::sync::Arc;
 
-use aa_protocol::{Action, ApprovalTerms, Decision, Reason, ReasonCode, Timestamp, Verdict};
+use aa_budget::Limits;
+use aa_protocol::{
+    Action, ApprovalTerms, BudgetStanding, Decision, Reason, ReasonCode, Timestamp, Verdict,
+};
 
 use self::wording::Wording;
 use crate::{
     admission::{Admission, Admissions, Sites},
-    budget::ActionOnExceed,
+    budget::{ActionOnExceed, Exceeded},
     capabilities::{Capability, Refusal},
     condition::{ConditionFault, Subject},
     data::Scan,
@@ -101,6 +104,7 @@ pub fn judge(
     ladder.rate();
     ladder.approval();
     ladder.budget();
+    ladder.shared_budgets();
     ladder.conclude(scan, policies.admissions())
 }
 
@@ -232,16 +236,57 @@ impl<'l> Ladder<'l> {
     fn budget(&mut self) {
         for document in self.documents.iter() {
             let Some(budget) = document.policy.budget() else { continue };
+            if self.facts.cost.is_unpriced
+                && let Some(site) = budget.first_limit()
+            {
+                let message = self.say.price_unknown(self.action);
+                self.deny_at(document, site, ReasonCode::PriceUnknown, message);
+            }
             let spend = self.facts.budgets.spend(document.policy.name());
-            for exceeded in budget.exceeded(spend, self.facts.cost) {
+            let cost = self.facts.cost.amount.cost();
+            for exceeded in budget.exceeded(spend, cost) {
                 let code = match budget.action() {
                     ActionOnExceed::Deny => ReasonCode::BudgetExceeded,
                     ActionOnExceed::Suspend => ReasonCode::BudgetSuspended,
                 };
                 let (_, reset) = budget.window(exceeded.period, self.now);
-                let message = wording::budget(&exceeded, self.facts.cost, code, reset);
-                self.deny_at(document, exceeded.site, code, message);
+                let message = wording::budget(&exceeded, cost, code, reset);
+                let mut reason = self.at(document, exceeded.site, code, message);
+                reason.budget = Some(Box::new(standing(&exceeded, reset)));
+                self.deny(reason);
             }
+        }
+    }
+
+    /// After every document: what they deny stands whatever these say.
+    fn shared_budgets(&mut self) {
+        let cost = self.facts.cost;
+        for budget in self.facts.shared_budgets.iter().filter(|budget| budget.enforced) {
+            let Limits { cost: money, tokens } = budget.standing.limits;
+            if cost.is_unpriced && money.is_some() {
+                let message = self.say.price_unknown(self.action);
+                self.deny(Reason::undocumented(ReasonCode::PriceUnknown, message));
+                continue;
+            }
+            let used = budget.standing.posted.saturating_add(budget.standing.reserved);
+            if budget.standing.limits.admit(used, cost.amount) {
+                continue;
+            }
+            let mut reason = Reason::undocumented(
+                ReasonCode::BudgetExceeded,
+                wording::shared_budget(budget, cost.amount),
+            );
+            reason.budget = Some(Box::new(BudgetStanding {
+                window: budget.window.to_owned(),
+                limit: money,
+                spent: budget.standing.posted.cost(),
+                reserved: budget.standing.reserved.cost(),
+                limit_tokens: tokens,
+                spent_tokens: budget.standing.posted.tokens(),
+                reserved_tokens: budget.standing.reserved.tokens(),
+                resets_at: budget.standing.resets_at,
+            }));
+            self.deny(reason);
         }
     }
 
@@ -345,6 +390,19 @@ impl<'l> Ladder<'l> {
         terms.roles.extend(asked.roles);
         terms.roles.sort_unstable();
         terms.roles.dedup();
+    }
+}
+
+fn standing(exceeded: &Exceeded<'_>, resets_at: Timestamp) -> BudgetStanding {
+    BudgetStanding {
+        window: exceeded.period.as_adjective().to_owned(),
+        limit: Some(exceeded.limit),
+        spent: exceeded.spent.posted,
+        reserved: exceeded.spent.reserved,
+        limit_tokens: None,
+        spent_tokens: 0,
+        reserved_tokens: 0,
+        resets_at,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a decision is told beside the documents and the action.
 
+use aa_budget::{Amount, Standing};
 use aa_protocol::{AgentFacts, NanoUsd};
 
 use crate::budget::Period;
@@ -15,8 +16,32 @@ pub struct Facts<'a> {
     pub rates: &'a dyn RateFacts,
     /// What the agent has spent.
     pub budgets: &'a dyn BudgetFacts,
-    /// The most the action can cost; zero for one that costs nothing.
-    pub cost: NanoUsd,
+    /// Where the budgets stand that the agent shares with its team or workspace.
+    pub shared_budgets: &'a [SharedBudget<'a>],
+    /// The most the action can cost.
+    pub cost: Cost,
+}
+
+/// The most an action can cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Money, as far as a price is known, and tokens; nothing for an action that costs nothing.
+    pub amount: Amount,
+    /// Whether nobody knows the price. Then no budget of money admits the action.
+    pub is_unpriced: bool,
+}
+
+/// A budget that several agents share.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedBudget<'a> {
+    /// Whose it is, for people: `team platform`.
+    pub spender: &'a str,
+    /// How often it starts anew: `hourly`, `daily`, `weekly` or `monthly`.
+    pub window: &'a str,
+    /// Where it stands without the action.
+    pub standing: Standing,
+    /// Whether it refuses what would pass it; otherwise it only tells people.
+    pub enforced: bool,
 }
 
 /// Why an operator suspended an agent.
@@ -38,15 +63,24 @@ pub trait BudgetFacts {
     fn spend(&self, policy: &str) -> Spend;
 }
 
-/// Spending in the current windows of one budget: posted and reserved together.
+/// Spending in the current windows of one budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spend {
     /// Since the start of the calendar day.
-    pub day: NanoUsd,
+    pub day: Spent,
     /// Since the start of the calendar month.
-    pub month: NanoUsd,
+    pub month: Spent,
     /// The window in which an earlier action would have passed a limit of a budget that suspends.
     pub suspended: Option<Period>,
+}
+
+/// Money that is gone or spoken for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// What calls did cost.
+    pub posted: NanoUsd,
+    /// What is set aside for calls under way.
+    pub reserved: NanoUsd,
 }
 
 /// No calls and no spending so far.
@@ -74,16 +108,42 @@ impl RateFacts for std::collections::BTreeMap<String, u64> {
 impl<'a> Facts<'a> {
     /// The facts of an agent that is not suspended, has called nothing and spends nothing.
     pub fn of(agent: &'a AgentFacts) -> Self {
-        Self { agent, suspended: None, rates: &Unmetered, budgets: &Unmetered, cost: NanoUsd::ZERO }
+        Self {
+            agent,
+            suspended: None,
+            rates: &Unmetered,
+            budgets: &Unmetered,
+            shared_budgets: &[],
+            cost: Cost::default(),
+        }
     }
 }
 
 impl Spend {
     /// What was spent in a window.
-    pub const fn of(&self, period: Period) -> NanoUsd {
+    pub const fn of(&self, period: Period) -> Spent {
         match period {
             Period::Day => self.day,
             Period::Month => self.month,
         }
+    }
+}
+
+impl Spent {
+    /// Both together.
+    pub const fn total(self) -> NanoUsd {
+        NanoUsd(self.posted.0.saturating_add(self.reserved.0))
+    }
+}
+
+impl From<NanoUsd> for Spent {
+    fn from(posted: NanoUsd) -> Self {
+        Self { posted, reserved: NanoUsd::ZERO }
+    }
+}
+
+impl From<Amount> for Cost {
+    fn from(amount: Amount) -> Self {
+        Self { amount, is_unpriced: false }
     }
 }

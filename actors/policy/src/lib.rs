@@ -35,13 +35,17 @@ mod set;
 mod shape;
 mod tree;
 
+pub use aa_budget::{Amount, Limits, Standing};
+
 pub use self::{
     admission::Admission,
     budget::{ActionOnExceed, Budget, Period},
     check::{Checked, check},
     decide::{Judgement, Outcome, PolicyRef, decide, judge},
     diagnostic::{Diagnostic, DiagnosticCode},
-    facts::{BudgetFacts, Facts, RateFacts, Spend, Suspension, Unmetered},
+    facts::{
+        BudgetFacts, Cost, Facts, RateFacts, SharedBudget, Spend, Spent, Suspension, Unmetered,
+    },
     lint::{Lint, lint},
     policy::Policy,
     schema::json_schema,

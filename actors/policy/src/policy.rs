@@ -289,6 +289,7 @@ impl Site {
             path: Some(self.path.to_string()),
             line: Some(self.line),
             column: Some(self.column),
+            budget: None,
             message,
         }
     }

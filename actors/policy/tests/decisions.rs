@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aa_policy::{
-    AgentPolicies, BudgetFacts, Facts, Judgement, Outcome, Period, Policy, PolicySet, STARTER,
-    Spend, Suspension, check, decide, judge,
+    AgentPolicies, Amount, BudgetFacts, Cost, Facts, Judgement, Outcome, Period, Policy, PolicySet,
+    STARTER, Spend, Suspension, check, decide, judge,
 };
 use aa_protocol::{Action, AgentFacts, NanoUsd, ReasonCode, Timestamp, Verdict};
 use serde_json::{Value, json};
@@ -266,11 +266,7 @@ fn the_first_reason_follows_the_order_of_checks() {
     let rules = "budget: {daily_limit_usd: 1}\ntools: {bash: {requires_approval_if: 'true', limit_per_hour: 0, allow: false}}\ncapabilities: {allow: []}\nschedule: {active_hours: {start: '00:00', end: '00:01', timezone: UTC}}\ndata: {sensitive_patterns: [x]}";
     let agent = agent();
     let suspension = Suspension { reason: "leak".into() };
-    let facts = Facts {
-        suspended: Some(&suspension),
-        cost: NanoUsd::from_usd(2.0).unwrap(),
-        ..Facts::of(&agent)
-    };
+    let facts = Facts { suspended: Some(&suspension), cost: cost(2.0), ..Facts::of(&agent) };
     let action = action(json!({"kind": "tool_call", "tool": "bash", "args": {"k": "x"}}));
     let outcome = decide_at(&set(&[("p", rules)]).for_agent(&agent), &facts, &action, NOON);
     use ReasonCode as Code;
@@ -682,19 +678,23 @@ fn an_end_of_24_00_makes_a_whole_day() {
     }
 }
 
-struct Spent(Spend);
+struct AllSpent(Spend);
 
-impl BudgetFacts for Spent {
+impl BudgetFacts for AllSpent {
     fn spend(&self, _policy: &str) -> Spend {
         self.0
     }
 }
 
-fn spend(rules: &str, day: f64, month: f64, cost: f64, suspended: Option<Period>) -> Outcome {
+fn cost(dollars: f64) -> Cost {
+    Amount::new(NanoUsd::from_usd(dollars).unwrap(), 0).unwrap().into()
+}
+
+fn spend(rules: &str, day: f64, month: f64, asked: f64, suspended: Option<Period>) -> Outcome {
     let agent = agent();
     let usd = |usd| NanoUsd::from_usd(usd).unwrap();
-    let budgets = Spent(Spend { day: usd(day), month: usd(month), suspended });
-    let facts = Facts { budgets: &budgets, cost: usd(cost), ..Facts::of(&agent) };
+    let budgets = AllSpent(Spend { day: usd(day).into(), month: usd(month).into(), suspended });
+    let facts = Facts { budgets: &budgets, cost: cost(asked), ..Facts::of(&agent) };
     decide_at(&set(&[("p", rules)]).for_agent(&agent), &facts, &call("t"), NOON)
 }
 

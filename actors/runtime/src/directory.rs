@@ -436,6 +436,9 @@ impl<E: Entity> Actor for Host<E> {
         let slot = self.slot(&myself, state);
         let message = match envelope {
             Envelope::Deliver(message) => message,
+            Envelope::Passivate if state.entity.as_ref().is_some_and(E::is_waiting) => {
+                return Ok(());
+            }
             Envelope::Passivate => {
                 if slot.is_none_or(|slot| slot.retire()) {
                     // First, so that whoever reads the count finds the actor gone.

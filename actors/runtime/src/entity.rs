@@ -36,6 +36,12 @@ pub trait Entity: Sized + Send + 'static {
     /// Handles one message. It must not wait for its own commits: durable answers go through the
     /// journal. Work longer than a millisecond belongs on a blocking thread.
     fn handle(&mut self, message: Self::Message) -> impl Future<Output = Flow> + Send;
+
+    /// Whether somebody waits for what it holds and has handed to no one: then it does not leave memory, however
+    /// long it has been idle.
+    fn is_waiting(&self) -> bool {
+        false
+    }
 }
 
 /// Whether an actor goes on after a message.

@@ -50,6 +50,22 @@ impl<T> Reply<T> {
         Self(Some(Box::new(answer)))
     }
 
+    /// A reply that nobody waits for.
+    pub fn ignored() -> Self {
+        Self(None)
+    }
+
+    /// A reply to another question, whose answer is made into this one's.
+    pub fn map<U>(mut self, make: impl FnOnce(U) -> T + Send + 'static) -> Reply<U>
+    where
+        T: 'static,
+    {
+        match self.0.take() {
+            Some(deliver) => Reply::new(move |answer: Result<U, Fault>| deliver(answer.map(make))),
+            None => Reply(None),
+        }
+    }
+
     /// A reply together with the future of its answer.
     pub fn channel() -> (Self, tokio::sync::oneshot::Receiver<Result<T, Fault>>)
     where

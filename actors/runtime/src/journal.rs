@@ -41,6 +41,8 @@ pub struct Record {
     pub entry: Option<LogEntry>,
     /// Other state, keyed by whole keys; a later record's value for a key wins.
     pub writes: Vec<(Bytes, Bytes)>,
+    /// Keys of other state that is no more. They go after the record's own writes.
+    pub removes: Vec<Bytes>,
     /// The answer to let go after the commit, or to fail.
     pub done: Reply<()>,
 }
@@ -121,6 +123,7 @@ struct Placed {
     place: Option<Place>,
     head: Option<(Bytes, Bytes)>,
     writes: Vec<(Bytes, Bytes)>,
+    removes: Vec<Bytes>,
     done: Reply<()>,
 }
 
@@ -133,6 +136,20 @@ struct Place {
 
 /// Digests kept for each log: 2 MiB.
 const RECENT: usize = 1 << 16;
+
+// === impl Record ===
+
+impl Record {
+    /// A change of state that no entry tells of.
+    pub const fn of_state(writes: Vec<(Bytes, Bytes)>, done: Reply<()>) -> Self {
+        Self { entry: None, writes, removes: Vec::new(), done }
+    }
+
+    /// An entry with the state that changed with it.
+    pub const fn of_entry(entry: LogEntry, writes: Vec<(Bytes, Bytes)>, done: Reply<()>) -> Self {
+        Self { entry: Some(entry), writes, removes: Vec::new(), done }
+    }
+}
 
 // === impl Journal ===
 
@@ -188,7 +205,7 @@ impl Journal {
     /// # Errors
     /// [`Closed`] after a failure, or when too much is waiting; the record's reply is failed then.
     pub fn append(&self, record: Record) -> Result<Option<u64>, Closed> {
-        let Record { entry, writes, done } = record;
+        let Record { entry, writes, removes, done } = record;
         if self.inner.closed.load(Ordering::Acquire) {
             done.send(Err(Fault::Gone));
             return Err(Closed(self.inner.shard));
@@ -199,7 +216,7 @@ impl Journal {
             done.send(Err(Fault::NotDurable("the journal's backlog is full".to_owned())));
             return Err(Closed(self.inner.shard));
         }
-        let mut placed = Placed { entry: None, place: None, head: None, writes, done };
+        let mut placed = Placed { entry: None, place: None, head: None, writes, removes, done };
         let mut at = None;
         if let Some(LogEntry { log: tail, bytes, head, digest }) = entry {
             let log = &mut open.logs[tail.0];
@@ -232,7 +249,7 @@ impl Journal {
     /// The fault that kept it from being committed.
     pub async fn barrier(&self) -> Result<(), Fault> {
         let (done, answer) = Reply::channel();
-        self.append(Record { entry: None, writes: Vec::new(), done }).map_err(|_| Fault::Gone)?;
+        self.append(Record::of_state(Vec::new(), done)).map_err(|_| Fault::Gone)?;
         answer.await.unwrap_or(Err(Fault::Gone))
     }
 
@@ -243,7 +260,7 @@ impl Journal {
             reply.send(committed.map(|()| answer));
         });
         // A closed journal has failed the reply.
-        let _ = self.append(Record { entry: None, writes: Vec::new(), done });
+        let _ = self.append(Record::of_state(Vec::new(), done));
     }
 
     /// The digests of the entries committed to the log of `workspace` from `position` on, at most `limit`.
@@ -369,6 +386,9 @@ impl Journal {
             for (key, value) in record.head.into_iter().chain(record.writes) {
                 txn.put(key, value);
             }
+            for key in record.removes {
+                txn.delete(key);
+            }
             replies.push(record.done);
         }
         // INVARIANT: every commit reads the epoch, so a deposed owner's commit conflicts.
@@ -435,12 +455,16 @@ impl Recent {
 
 impl Placed {
     fn is_empty(&self) -> bool {
-        self.entry.is_none() && self.head.is_none() && self.writes.is_empty()
+        self.entry.is_none()
+            && self.head.is_none()
+            && self.writes.is_empty()
+            && self.removes.is_empty()
     }
 
     fn size(&self) -> usize {
         let pairs = self.entry.iter().chain(&self.head).chain(&self.writes);
-        pairs.map(|(key, value)| key.len() + value.len()).sum()
+        let written: usize = pairs.map(|(key, value)| key.len() + value.len()).sum();
+        written + self.removes.iter().map(Bytes::len).sum::<usize>()
     }
 }
 

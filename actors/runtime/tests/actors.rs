@@ -74,8 +74,7 @@ impl Entity for Counter {
                 let done = Reply::new(move |committed: Result<(), Fault>| {
                     reply.send(committed.map(|()| count));
                 });
-                let _ =
-                    self.shard.journal.append(Record { entry: None, writes: vec![write], done });
+                let _ = self.shard.journal.append(Record::of_state(vec![write], done));
             }
         }
         Flow::Continue

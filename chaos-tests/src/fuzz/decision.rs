@@ -6,7 +6,8 @@ use std::{
 };
 
 use aa_policy::{
-    AgentPolicies, BudgetFacts, Facts, Outcome, Period, PolicySet, Spend, Suspension, check, decide,
+    AgentPolicies, Amount, BudgetFacts, Facts, Outcome, Period, PolicySet, Spend, Suspension,
+    check, decide,
 };
 use aa_protocol::{Action, AgentFacts, NanoUsd, ReasonCode, Timestamp, Verdict};
 use arbitrary::Unstructured;
@@ -76,7 +77,8 @@ fn ask(policies: &AgentPolicies, agent: &AgentFacts, question: &Question) -> Out
         suspended: question.suspended.then_some(&suspension),
         rates: &question.rates,
         budgets: &Budgets(&question.spending),
-        cost: NanoUsd(question.cost),
+        shared_budgets: &[],
+        cost: Amount::new(NanoUsd(question.cost), 0).unwrap_or_default().into(),
     };
     let action: Action = parsed(&question.action);
     decide(policies, &facts, &action, Timestamp::from_micros(question.now))
@@ -134,6 +136,6 @@ impl BudgetFacts for Budgets<'_> {
         let Spending { day, month, suspended } = self.0.get(policy).copied().unwrap_or_default();
         let suspended =
             suspended.map(|window| if window == "day" { Period::Day } else { Period::Month });
-        Spend { day: NanoUsd(day), month: NanoUsd(month), suspended }
+        Spend { day: NanoUsd(day).into(), month: NanoUsd(month).into(), suspended }
     }
 }

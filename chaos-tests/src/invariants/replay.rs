@@ -10,10 +10,10 @@ use std::{
 
 use aa_ledger::{ActionSummary, Entry, Kind, Stream};
 use aa_policy::{
-    AgentPolicies, Facts, Outcome, Policy, PolicySet, RateFacts, Suspension, Unmetered, check,
-    decide,
+    AgentPolicies, Cost, Facts, Outcome, Policy, PolicySet, RateFacts, Suspension, Unmetered,
+    check, decide,
 };
-use aa_protocol::{Action, AgentFacts, AgentId, NanoUsd, Timestamp, Verdict};
+use aa_protocol::{Action, AgentFacts, AgentId, Timestamp, Verdict};
 
 use super::{Violation, record};
 
@@ -214,7 +214,8 @@ impl<F: Fn(&ActionSummary<'_>) -> Option<Action>> Replay<F> {
             suspended: known.suspended.as_ref(),
             rates: &CallsAt { calls: &known.calls, now: entry.time },
             budgets: &Unmetered,
-            cost: NanoUsd::ZERO,
+            shared_budgets: &[],
+            cost: Cost::default(),
         };
         let latest = entry.time.saturating_add(self.lag);
         let earliest = entry.time.saturating_sub(self.lag);

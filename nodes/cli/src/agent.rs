@@ -1,6 +1,8 @@
 //! `aasm agent`: seeing, suspending and resuming agents.
 
-use aa_control_plane::rest::agents::{Agent, AgentPage, Status, StatusRequest};
+use aa_control_plane::rest::agents::{
+    Agent, AgentPage, BudgetSuspension, Status, StatusRequest, Suspended,
+};
 use aa_protocol::{AgentFacts, AgentId};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -20,6 +22,7 @@ pub(crate) enum Command {
     /// List the agents of the workspace
     List(ListArguments),
     /// Show one agent
+    #[command(visible_alias = "show")]
     Get(AgentArguments),
     /// Deny everything an agent asks for, from now on
     Suspend(StatusArguments),
@@ -97,13 +100,14 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
     let headings = ["NAME", "ID", "TEAM", "ORG", "LEVEL", "STATUS", "ENTRIES", "REGISTERED"];
     let mut columns = Columns::new(&headings, terminal.colour());
     for agent in agents {
+        let status = status_text(&agent);
         columns.row([
             Text::styled(agent.name, Style::Strong),
             agent.id.into(),
             agent.team.unwrap_or_default().into(),
             agent.org.unwrap_or_default().into(),
             agent.governance_level.into(),
-            status_text(agent.status),
+            status,
             agent.entries.to_string().into(),
             short(&agent.registered_at).into(),
         ]);
@@ -148,17 +152,12 @@ fn show(agent: &Agent, format: Format, terminal: &mut Terminal) -> Result<(), Fa
     }
     let labels: Vec<String> =
         agent.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let status = match &agent.suspended {
+    let suspended = terminal.paint(Style::Bad, "suspended");
+    let by_operator = agent.suspended.as_ref().map(describe_suspension);
+    let by_budget = agent.budget_suspension.as_ref().map(describe_budget_suspension);
+    let status = match [by_operator, by_budget].into_iter().flatten().reduce(|a, b| format!("{a}; {b}")) {
         None => terminal.paint(Style::Good, "active").into_owned(),
-        Some(suspended) => {
-            let reason = match suspended.reason.as_str() {
-                "" => String::new(),
-                reason => format!(": {}", printable(reason)),
-            };
-            let since = short(&suspended.at);
-            let label = terminal.paint(Style::Bad, "suspended");
-            format!("{label} since {since} by {}{reason}", suspended.by)
-        }
+        Some(why) => format!("{suspended} {why}"),
     };
     let shown = |text: &Option<String>| printable(text.as_deref().unwrap_or("–")).into_owned();
     let facts = [
@@ -182,10 +181,28 @@ fn show(agent: &Agent, format: Format, terminal: &mut Terminal) -> Result<(), Fa
     Ok(())
 }
 
-fn status_text(status: Status) -> Text {
-    match status {
-        Status::Active => Text::styled("active", Style::Good),
-        Status::Suspended => Text::styled("suspended", Style::Bad),
+fn describe_suspension(suspension: &Suspended) -> String {
+    let Suspended { at, by, reason } = suspension;
+    let reason = match reason.as_str() {
+        "" => String::new(),
+        reason => format!(": {}", printable(reason)),
+    };
+    format!("since {} by {by}{reason}", short(at))
+}
+
+fn describe_budget_suspension(suspension: &BudgetSuspension) -> String {
+    let BudgetSuspension { policy, window, until, .. } = suspension;
+    let (policy, until) = (printable(policy), short(until));
+    format!("by the {window} budget of policy {policy} until {until}")
+}
+
+fn status_text(agent: &Agent) -> Text {
+    match (agent.status, &agent.budget_suspension) {
+        (Status::Active, _) => Text::styled("active", Style::Good),
+        (Status::Suspended, Some(budget)) if agent.suspended.is_none() => {
+            Text::styled(format!("suspended by budget until {}", short(&budget.until)), Style::Bad)
+        }
+        (Status::Suspended, _) => Text::styled("suspended", Style::Bad),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `aasm audit`: reading, following, exporting and verifying the audit log.
 
+mod budget_line;
 mod entry_line;
 mod export;
 mod query;

@@ -10,6 +10,7 @@
 mod agent;
 mod api;
 mod audit;
+mod budget;
 mod connection;
 mod document;
 mod finding;
@@ -19,6 +20,7 @@ mod key;
 mod moment;
 mod outcome;
 mod policy;
+mod price;
 mod table;
 mod terminal;
 mod up;
@@ -53,6 +55,12 @@ enum Command {
     /// See, suspend and resume agents
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Set budgets and see what is spent of them
+    #[command(subcommand)]
+    Budget(budget::Command),
+    /// See and set what models cost
+    #[command(subcommand)]
+    Price(price::Command),
     /// Read, follow, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -98,6 +106,8 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Up(arguments) => up::run(arguments, terminal),
         Command::Policy(command) => policy::run(command, terminal),
         Command::Agent(command) => agent::run(command, terminal),
+        Command::Budget(command) => budget::run(command, terminal),
+        Command::Price(command) => price::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),
         Command::Key(command) => key::run(command, terminal),
         Command::Health(arguments) => health::run(arguments, terminal),

@@ -8,7 +8,7 @@ mod test;
 
 use clap::{Args, Subcommand};
 
-pub(crate) use self::remote::REMOTE_EXIT_CODES;
+pub(crate) use self::remote::{REMOTE_EXIT_CODES, remote_help};
 use crate::{
     outcome::{Exit, Failure},
     terminal::Terminal,

@@ -9,7 +9,7 @@ use std::{pin::Pin, sync::Arc};
 
 use aa_governance::{
     Governance,
-    agent::{AgentKeyId, Answer, NotRegistered, Report, Request as CheckRequest},
+    agent::{AgentKeyId, Answer, Charge, NotRegistered, Report, Request as CheckRequest},
 };
 use aa_protocol::{
     ActionId, EventId, Timestamp,
@@ -272,5 +272,15 @@ fn settled<T>(answer: Result<Result<T, NotRegistered>, Fault>) -> Result<T, Stat
 }
 
 fn decision_message(answer: &Answer) -> v1::Decision {
-    v1::Decision::from_parts(&answer.decision, answer.event, answer.latency_us, answer.repeated)
+    let Answer { decision, event, latency_us, repeated, charge } = answer;
+    let charge = charge.map(|charge| match charge {
+        Charge::Settled { amount, basis } => v1::Charge {
+            settled: true,
+            posted_nano_usd: amount.cost().0,
+            posted_tokens: amount.tokens(),
+            basis: basis.as_str().to_owned(),
+        },
+        Charge::NotOpen => v1::Charge::default(),
+    });
+    v1::Decision { charge, ..v1::Decision::from_parts(decision, *event, *latency_us, *repeated) }
 }

@@ -11,11 +11,15 @@
 
 pub mod agents;
 pub mod audit;
+pub mod budgets;
 pub mod health;
 pub mod keys;
 pub mod metrics;
 pub mod policies;
+pub mod prices;
 pub mod problem;
+pub mod spending;
+pub mod usd;
 
 mod access;
 mod guard;
@@ -26,6 +30,7 @@ mod tests;
 use std::{net::IpAddr, sync::Arc};
 
 use aa_governance::Governance;
+use aa_protocol::Timestamp;
 use axum::{Router, middleware};
 use tokio::sync::Semaphore;
 use utoipa::openapi::{
@@ -88,6 +93,10 @@ impl ApiState {
             throttle,
         }
     }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.governance.services().clock.now()
+    }
 }
 
 fn service(state: Arc<ApiState>) -> Router {
@@ -121,6 +130,19 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(agents::get_agent))
         .routes(routes!(agents::suspend_agent))
         .routes(routes!(agents::resume_agent))
+        .routes(routes!(spending::get_agent_spending))
+        .routes(routes!(budgets::list_budgets))
+        .routes(routes!(
+            budgets::get_team_budget,
+            budgets::set_team_budget,
+            budgets::remove_team_budget
+        ))
+        .routes(routes!(
+            budgets::get_workspace_budget,
+            budgets::set_workspace_budget,
+            budgets::remove_workspace_budget
+        ))
+        .routes(routes!(prices::get_prices, prices::set_prices))
         .routes(routes!(audit::list_entries))
         .routes(routes!(audit::tail_entries))
         .routes(routes!(audit::export_entries))
@@ -136,8 +158,8 @@ fn preamble(info: ApiInfo) -> OpenApi {
         .title("Agent Assembly operator API")
         .version(info.version)
         .description(Some(
-            "Policies, agents, audit log and API keys of one workspace: the one the presented key \
-             belongs to. Errors are problem documents (RFC 9457).",
+            "Policies, agents, budgets, prices, audit log and API keys of one workspace: the one the \
+             presented key belongs to. Errors are problem documents (RFC 9457).",
         ))
         .license(Some(
             LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),

@@ -4,10 +4,12 @@ use serde_json::{Map, Value};
 
 use super::v1;
 use crate::{
-    action::{Action, Usage},
-    decision::{ApprovalTerms, Decision, Reason, ReasonCode, Verdict},
+    action::{Action, CallEnd, Usage},
+    decision::{ApprovalTerms, BudgetStanding, Decision, Reason, ReasonCode, Verdict},
     id::{ActionId, EventId},
     json::{JsonError, parse_json},
+    money::NanoUsd,
+    time::Timestamp,
 };
 
 /// The longest name, host, path or argument that is accepted, in bytes.
@@ -106,6 +108,7 @@ impl TryFrom<v1::action::Kind> for Action {
                 host: optional("llm_call.host", call.host)?,
                 messages: json("llm_call.messages_json", &call.messages_json)?,
                 max_output_tokens: call.max_output_tokens,
+                choices: call.choices,
             },
             Kind::LlmResult(result) => Self::LlmResult {
                 model: required("llm_result.model", result.model)?,
@@ -113,7 +116,25 @@ impl TryFrom<v1::action::Kind> for Action {
                 usage: result.usage.map(|usage| Usage {
                     input_tokens: usage.input_tokens,
                     output_tokens: usage.output_tokens,
+                    cached_input_tokens: usage.cached_input_tokens,
+                    cache_write_tokens: usage.cache_write_tokens,
+                    reasoning_tokens: usage.reasoning_tokens,
                 }),
+                call: match result.call_id.len() {
+                    0 => None,
+                    _ => {
+                        Some(ActionId::from_bytes(id_bytes("llm_result.call_id", &result.call_id)?))
+                    }
+                },
+                end: match v1::CallEnd::try_from(result.end) {
+                    Ok(v1::CallEnd::Complete) => CallEnd::Complete,
+                    Ok(v1::CallEnd::CutOff) => CallEnd::CutOff,
+                    Ok(v1::CallEnd::NotCharged) => CallEnd::NotCharged,
+                    Err(_) => {
+                        let value = result.end.to_string();
+                        return Err(WireError::Unknown { field: "llm_result.end", value });
+                    }
+                },
             },
             Kind::NetworkConnect(connect) => Self::NetworkConnect {
                 host: required("network_connect.host", connect.host)?,
@@ -149,22 +170,36 @@ impl From<&Action> for v1::action::Kind {
             Action::ToolResult { tool, content } => {
                 Self::ToolResult(v1::ToolResult { tool, content_json: content.to_string() })
             }
-            Action::LlmCall { model, host, messages, max_output_tokens } => {
+            Action::LlmCall { model, host, messages, max_output_tokens, choices } => {
                 Self::LlmCall(v1::LlmCall {
                     model,
                     host: host.unwrap_or_default(),
                     messages_json: messages.to_string(),
                     max_output_tokens,
+                    choices,
                 })
             }
-            Action::LlmResult { model, content, usage } => Self::LlmResult(v1::LlmResult {
-                model,
-                content_json: content.to_string(),
-                usage: usage.map(|usage| v1::Usage {
-                    input_tokens: usage.input_tokens,
-                    output_tokens: usage.output_tokens,
-                }),
-            }),
+            Action::LlmResult { model, content, usage, call, end } => {
+                Self::LlmResult(v1::LlmResult {
+                    model,
+                    content_json: content.to_string(),
+                    usage: usage.map(|usage| v1::Usage {
+                        input_tokens: usage.input_tokens,
+                        output_tokens: usage.output_tokens,
+                        cached_input_tokens: usage.cached_input_tokens,
+                        cache_write_tokens: usage.cache_write_tokens,
+                        reasoning_tokens: usage.reasoning_tokens,
+                    }),
+                    call_id: call
+                        .map_or_else(Default::default, |call| call.to_bytes().to_vec().into()),
+                    end: match end {
+                        CallEnd::Complete => v1::CallEnd::Complete,
+                        CallEnd::CutOff => v1::CallEnd::CutOff,
+                        CallEnd::NotCharged => v1::CallEnd::NotCharged,
+                    }
+                    .into(),
+                })
+            }
             Action::NetworkConnect { host, port } => {
                 Self::NetworkConnect(v1::NetworkConnect { host, port: port.into() })
             }
@@ -197,6 +232,7 @@ impl v1::Decision {
                 roles: terms.roles.clone(),
             }),
             repeated_action: repeat,
+            charge: None,
         }
     }
 
@@ -233,6 +269,7 @@ impl From<&Reason> for v1::Reason {
             path: reason.path.clone().unwrap_or_default(),
             line: reason.line.unwrap_or_default(),
             column: reason.column.unwrap_or_default(),
+            budget: reason.budget.as_deref().map(Into::into),
             message: reason.message.clone(),
         }
     }
@@ -255,8 +292,39 @@ impl TryFrom<&v1::Reason> for Reason {
             path: text(&reason.path),
             line: (reason.line != 0).then_some(reason.line),
             column: (reason.column != 0).then_some(reason.column),
+            budget: reason.budget.as_ref().map(|budget| Box::new(budget.into())),
             message: reason.message.clone(),
         })
+    }
+}
+
+impl From<&BudgetStanding> for v1::BudgetStanding {
+    fn from(standing: &BudgetStanding) -> Self {
+        Self {
+            window: standing.window.clone(),
+            limit_nano_usd: standing.limit.map(|limit| limit.0),
+            spent_nano_usd: standing.spent.0,
+            reserved_nano_usd: standing.reserved.0,
+            limit_tokens: standing.limit_tokens,
+            spent_tokens: standing.spent_tokens,
+            reserved_tokens: standing.reserved_tokens,
+            resets_at_unix_us: standing.resets_at.as_micros(),
+        }
+    }
+}
+
+impl From<&v1::BudgetStanding> for BudgetStanding {
+    fn from(standing: &v1::BudgetStanding) -> Self {
+        Self {
+            window: standing.window.clone(),
+            limit: standing.limit_nano_usd.map(NanoUsd),
+            spent: NanoUsd(standing.spent_nano_usd),
+            reserved: NanoUsd(standing.reserved_nano_usd),
+            limit_tokens: standing.limit_tokens,
+            spent_tokens: standing.spent_tokens,
+            reserved_tokens: standing.reserved_tokens,
+            resets_at: Timestamp::from_micros(standing.resets_at_unix_us),
+        }
     }
 }
 
@@ -334,6 +402,9 @@ mod tests {
             r#"{"kind":"tool_result","tool":"bash","content":{"a":[1,null]}}"#,
             r#"{"kind":"llm_call","model":"gpt-4o","host":"api.openai.com","messages":[{"role":"user"}]}"#,
             r#"{"kind":"llm_result","model":"gpt-4o","content":"x","usage":{"input_tokens":1,"output_tokens":2}}"#,
+            r#"{"kind":"llm_result","model":"o1","content":"x","usage":{"input_tokens":9,"output_tokens":5,"cached_input_tokens":4,"cache_write_tokens":3,"reasoning_tokens":2}}"#,
+            r#"{"kind":"llm_result","model":"gpt-4o","content":"x","call":"00000000-0000-0000-0000-000000000007","end":"cut_off"}"#,
+            r#"{"kind":"llm_call","model":"gpt-4o","messages":[],"max_output_tokens":9,"choices":2}"#,
             r#"{"kind":"network_connect","host":"x","port":443}"#,
             r#"{"kind":"network_listen","port":80}"#,
             r#"{"kind":"file_read","path":"/a"}"#,

@@ -3,6 +3,11 @@
 use aa_protocol::wire::v1::{self, action::Kind};
 use pyo3::prelude::*;
 
+use crate::answer::Checked;
+
+/// Tokens of the prompt, of the answer, and of them those read from a cache, written to one, and of reasoning.
+type UsageCounts = (u64, u64, u64, u64, u64);
+
 /// One action, ready to be sent. Its payload is not shown by `repr`.
 #[pyclass(module = "agent_assembly._native", frozen)]
 pub(crate) struct Action {
@@ -22,22 +27,47 @@ impl Action {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (model, host, messages_json, max_output_tokens=None))]
+    #[pyo3(signature = (model, host, messages_json, max_output_tokens=None, choices=None))]
     fn llm_call(
         model: String,
         host: String,
         messages_json: String,
         max_output_tokens: Option<u64>,
+        choices: Option<u64>,
     ) -> Self {
-        Self { kind: Kind::LlmCall(v1::LlmCall { model, host, messages_json, max_output_tokens }) }
+        Self {
+            kind: Kind::LlmCall(v1::LlmCall {
+                model,
+                host,
+                messages_json,
+                max_output_tokens,
+                choices,
+            }),
+        }
     }
 
     #[staticmethod]
-    #[pyo3(signature = (model, content_json, usage=None))]
-    fn llm_result(model: String, content_json: String, usage: Option<(u64, u64)>) -> Self {
+    #[pyo3(signature = (model, content_json, usage=None, call=None, charged=true))]
+    fn llm_result(
+        model: String,
+        content_json: String,
+        usage: Option<UsageCounts>,
+        call: Option<&Checked>,
+        charged: bool,
+    ) -> Self {
         let usage =
-            usage.map(|(input_tokens, output_tokens)| v1::Usage { input_tokens, output_tokens });
-        Self { kind: Kind::LlmResult(v1::LlmResult { model, content_json, usage }) }
+            usage.map(|(input_tokens, output_tokens, cached, written, reasoning)| v1::Usage {
+                input_tokens,
+                output_tokens,
+                cached_input_tokens: cached,
+                cache_write_tokens: written,
+                reasoning_tokens: reasoning,
+            });
+        let call_id =
+            call.map_or_else(Default::default, |call| call.action_id().to_bytes().to_vec().into());
+        let end = if charged { v1::CallEnd::Complete } else { v1::CallEnd::NotCharged };
+        let end = end.into();
+        Self { kind: Kind::LlmResult(v1::LlmResult { model, content_json, usage, call_id, end }) }
     }
 
     #[staticmethod]
@@ -66,11 +96,14 @@ pub(crate) fn without_payload(kind: &Kind) -> Kind {
             host: call.host.clone(),
             messages_json: String::new(),
             max_output_tokens: call.max_output_tokens,
+            choices: call.choices,
         }),
         Kind::LlmResult(result) => Kind::LlmResult(v1::LlmResult {
             model: result.model.clone(),
             content_json: String::new(),
             usage: result.usage,
+            call_id: result.call_id.clone(),
+            end: result.end,
         }),
         other => other.clone(),
     }

@@ -17,7 +17,11 @@ pub(crate) struct Failure {
     message: String,
 }
 
-/// `(code, policy, revision, version, path, line, column, message)`.
+/// `(window, limit, spent, reserved, limit_tokens, spent_tokens, reserved_tokens, resets_at)`: money in nano-US-dollars,
+/// the time in microseconds since 1970.
+type Budget = (String, Option<i64>, i64, i64, Option<u64>, u64, u64, i64);
+
+/// `(code, policy, revision, version, path, line, column, message, budget)`.
 type Reason = (
     &'static str,
     Option<String>,
@@ -27,6 +31,7 @@ type Reason = (
     Option<u32>,
     Option<u32>,
     String,
+    Option<Budget>,
 );
 
 // === impl Checked ===
@@ -84,6 +89,18 @@ impl Checked {
                     reason.line,
                     reason.column,
                     reason.message,
+                    reason.budget.map(|budget| {
+                        (
+                            budget.window,
+                            budget.limit.map(|limit| limit.0),
+                            budget.spent.0,
+                            budget.reserved.0,
+                            budget.limit_tokens,
+                            budget.spent_tokens,
+                            budget.reserved_tokens,
+                            budget.resets_at.as_micros(),
+                        )
+                    }),
                 )
             })
             .collect()

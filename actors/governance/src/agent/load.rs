@@ -6,11 +6,15 @@ use std::{
 };
 
 use aa_ledger::{Entry, Kind, Stream};
-use aa_protocol::WorkspaceId;
+use aa_protocol::{ActionId, WorkspaceId};
 use aa_runtime::{LiveShard, ShardId, journal::log_prefix};
 use aa_store::{Order, Store, StoreError, Transaction};
 
-use super::{AgentActor, AgentKeyId, Rates, View};
+use super::{
+    AgentActor, AgentKeyId, Rates,
+    metering::{MAX_OPEN_CALLS, Metering, OpenCall},
+    view::View,
+};
 use crate::{
     agent_record::AgentRecord,
     chain::{Chain, ChainError, NOWHERE, decode_entry},
@@ -51,10 +55,40 @@ impl AgentActor {
             stored::read(&mut *txn, &keys::agent(workspace, agent)).await?;
         let rates = read_rates(&mut *txn, id).await?;
         let recent = read_recent(&mut *txn, workspace, shard.id, chain.position()).await?;
-        let policies = View::new(cell, record.as_ref().map(|record| &record.facts));
-        let waiting = VecDeque::new();
-        Ok(Self { id, shard, services, chain, record, recent, rates, policies, waiting })
+        let open = read_calls(&mut *txn, id).await?;
+        let facts = record.as_ref().map(|record| &record.facts);
+        let policies = View::new(cell, workspace, facts);
+        Ok(Self {
+            id,
+            shard,
+            services,
+            chain,
+            record,
+            recent,
+            rates,
+            metering: Box::new(Metering::with_open(open)),
+            policies,
+            waiting: VecDeque::new(),
+        })
     }
+}
+
+/// The calls that are not settled. One that has expired was posted by its windows, and is of no more use.
+async fn read_calls(
+    txn: &mut dyn Transaction,
+    id: AgentKeyId,
+) -> Result<HashMap<ActionId, OpenCall>, ReadError> {
+    let space = keys::calls(id.workspace, id.agent);
+    let mut open = HashMap::new();
+    let stored = txn.range_snapshot(&space.range(), MAX_OPEN_CALLS, Order::Forward).await?;
+    for (key, value) in stored {
+        let damaged = || Damaged::at(&key);
+        let mut parts = space.unpack(&key).map_err(|_| damaged())?;
+        let action = parts.bytes().map_err(|_| damaged())?;
+        let action = action.as_ref().try_into().map_err(|_| damaged())?;
+        open.insert(ActionId::from_bytes(action), stored::decode(&key, &value)?);
+    }
+    Ok(open)
 }
 
 async fn read_rates(txn: &mut dyn Transaction, id: AgentKeyId) -> Result<Rates, ReadError> {

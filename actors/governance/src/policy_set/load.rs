@@ -9,10 +9,12 @@ use aa_store::{Order, StoreError, Transaction};
 
 use super::{Known, MAX_POLICIES, PolicySetActor, digest};
 use crate::{
+    budget_book::{BudgetBook, MAX_BUDGETS},
     chain::{Chain, ChainError},
     keys,
     policy_board::PolicySnapshot,
     policy_record::{PolicyHeader, read_source},
+    prices::{Prices, PricesError},
     services::Services,
     stored::{self, Damaged},
 };
@@ -28,6 +30,10 @@ pub(super) enum ReadError {
     Damaged(#[from] Damaged),
     #[error("revision {revision} of policy `{name}` no longer passes validation: {problem}")]
     Invalid { name: String, revision: u64, problem: String },
+    #[error(transparent)]
+    Record(#[from] stored::ReadError),
+    #[error("the prices that were set no longer pass validation: {0}")]
+    Prices(#[from] PricesError),
     #[error("the compiler ended early: {0}")]
     Compiler(#[from] tokio::task::JoinError),
 }
@@ -49,12 +55,25 @@ impl PolicySetActor {
             }
         };
         let policies = read_policies(&mut *txn, workspace).await?;
-        let empty = PolicySnapshot { generation: 0, set: aa_policy::PolicySet::empty() };
+        let budgets = Arc::new(read_budgets(&mut *txn, workspace).await?);
+        let prices = match stored::read(&mut *txn, &keys::prices(workspace)).await? {
+            Some(record) => Prices::new(record)?,
+            None => Prices::builtin(),
+        };
+        let prices = Arc::new(prices);
+        let empty = PolicySnapshot {
+            generation: 0,
+            set: aa_policy::PolicySet::empty(),
+            budgets: Arc::clone(&budgets),
+            prices: Arc::clone(&prices),
+        };
         let mut actor = Self {
             workspace,
             shard,
             generation,
             policies,
+            budgets,
+            prices,
             cell: Arc::new(arc_swap::ArcSwap::from_pointee(empty)),
             chain,
             services,
@@ -62,6 +81,18 @@ impl PolicySetActor {
         actor.cell = actor.services.board.publish(workspace, actor.snapshot());
         Ok(actor)
     }
+}
+
+async fn read_budgets(
+    txn: &mut dyn Transaction,
+    workspace: WorkspaceId,
+) -> Result<BudgetBook, ReadError> {
+    let mut budgets = BudgetBook::default();
+    let stored = txn.range_snapshot(&keys::budgets(workspace), MAX_BUDGETS, Order::Forward).await?;
+    for (key, value) in stored {
+        budgets.set(stored::decode(&key, &value)?);
+    }
+    Ok(budgets)
 }
 
 async fn read_policies(

@@ -71,7 +71,7 @@ impl TenantActor {
         let done = Reply::new(move |committed: Result<(), Fault>| {
             reply.send(committed.map(|()| Ok(signed)));
         });
-        if self.shard.journal.append(Record { entry: None, writes, done }).is_err() {
+        if self.shard.journal.append(Record::of_state(writes, done)).is_err() {
             self.shard.fail();
         }
         Flow::Continue
@@ -152,7 +152,7 @@ impl TenantActor {
         let (done, committed) = Reply::channel();
         self.shard
             .journal
-            .append(Record { entry: None, writes, done })
+            .append(Record::of_state(writes, done))
             .map_err(|error| error.to_string())?;
         // The next run may wait for this one: it is the tenant's own pace, and no decision's.
         committed.await.unwrap_or(Err(Fault::Gone)).map_err(|fault| fault.to_string())?;

@@ -1,6 +1,6 @@
 //! The canonical encoding, written straight into the caller's buffer: it runs once per decision.
 
-use aa_protocol::{ApprovalTerms, Decision, Finding, Reason};
+use aa_protocol::{ApprovalTerms, BudgetStanding, Decision, Finding, NanoUsd, Reason};
 
 use super::{
     ChainHead, Draft, PolicyRef, RenderedDecision, Stream,
@@ -18,6 +18,7 @@ const MAX_ROLES: usize = 16;
 const MAX_ROLE_CHARS: usize = 64;
 const MAX_VERSION_CHARS: usize = 64;
 const MAX_TEXT_CHARS: usize = 1_024;
+const MAX_WINDOW_CHARS: usize = 16;
 
 // INVARIANT: a list stops once the line has passed its mark. A character takes at most six bytes, so the
 // item written last ends less than 12 KiB past the mark for reasons and 7 KiB for the others, and the
@@ -125,6 +126,10 @@ impl LineWriter<'_> {
                 self.raw(b"agent:");
                 self.raw(&agent.to_ascii());
             }
+            Stream::Budget(budget) => {
+                self.raw(b"budget:");
+                self.raw(&budget.to_ascii());
+            }
         }
         self.raw(b"\",\"seq\":");
         self.number(sequence);
@@ -180,9 +185,28 @@ impl LineWriter<'_> {
         self.optional_text(b",\"path\":", reason.path.as_deref(), MAX_NAME_CHARS);
         self.optional_number(b",\"line\":", reason.line.map(u64::from));
         self.optional_number(b",\"column\":", reason.column.map(u64::from));
+        if let Some(budget) = &reason.budget {
+            self.budget(budget);
+        }
         self.raw(b",\"message\":");
         self.text(&reason.message, MAX_TEXT_CHARS);
         self.raw(b"}");
+    }
+
+    fn budget(&mut self, standing: &BudgetStanding) {
+        // Amounts are never negative.
+        let nanos = |money: NanoUsd| money.0.max(0).unsigned_abs();
+        self.raw(b",\"budget\":{\"window\":");
+        self.text(&standing.window, MAX_WINDOW_CHARS);
+        self.optional_number(b",\"limit_nano_usd\":", standing.limit.map(nanos));
+        self.optional_number(b",\"spent_nano_usd\":", Some(nanos(standing.spent)));
+        self.optional_number(b",\"reserved_nano_usd\":", Some(nanos(standing.reserved)));
+        self.optional_number(b",\"limit_tokens\":", standing.limit_tokens);
+        self.optional_number(b",\"spent_tokens\":", Some(standing.spent_tokens));
+        self.optional_number(b",\"reserved_tokens\":", Some(standing.reserved_tokens));
+        self.raw(b",\"resets_at\":\"");
+        self.raw(&standing.resets_at.to_ascii());
+        self.raw(b"\"}");
     }
 
     fn approval(&mut self, approval: &ApprovalTerms) {

@@ -113,7 +113,7 @@ static ACTION: [Member; 17] = [
     may!("output_tokens", Shape::Number),
 ];
 
-static REASON: [Member; 8] = [
+static REASON: [Member; 9] = [
     must!("code", Shape::Text),
     may!("policy", Shape::Text),
     may!("revision", Shape::Number),
@@ -121,7 +121,19 @@ static REASON: [Member; 8] = [
     may!("path", Shape::Text),
     may!("line", Shape::Number),
     may!("column", Shape::Number),
+    may!("budget", Shape::Object(&BUDGET)),
     must!("message", Shape::Text),
+];
+
+static BUDGET: [Member; 8] = [
+    must!("window", Shape::Text),
+    may!("limit_nano_usd", Shape::Number),
+    must!("spent_nano_usd", Shape::Number),
+    must!("reserved_nano_usd", Shape::Number),
+    may!("limit_tokens", Shape::Number),
+    must!("spent_tokens", Shape::Number),
+    must!("reserved_tokens", Shape::Number),
+    must!("resets_at", Shape::Text),
 ];
 
 static APPROVAL: [Member; 2] =
@@ -174,8 +186,8 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
     let id = text(ID).as_bytes().try_into().ok().filter(|id: &&[u8; 30]| id.starts_with(b"evt_"));
     let id = id.ok_or(bad(ID, "an event id"))?;
     let stream = text(STREAM);
-    let of_agent = stream.strip_prefix("agent:").is_some_and(|id| id.len() == 36);
-    if !of_agent && !matches!(stream, "workspace" | "policies") {
+    let of_one = stream.strip_prefix("agent:").or_else(|| stream.strip_prefix("budget:"));
+    if !of_one.is_some_and(|id| id.len() == 36) && !matches!(stream, "workspace" | "policies") {
         return Err(bad(STREAM, "a stream"));
     }
     if !is_time(text(TIME)) {

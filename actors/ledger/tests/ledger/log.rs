@@ -62,6 +62,7 @@ pub(crate) fn denial() -> Decision {
             path: Some("spec.tools.bash.allow".into()),
             line: Some(9),
             column: Some(14),
+            budget: None,
             message: "the tool `bash` is not allowed".into(),
         }],
         approval: None,

@@ -1,10 +1,16 @@
 //! The sentences of reasons. A field of the action in which a sensitive pattern matched is never quoted.
 
+use aa_budget::Amount;
 use aa_protocol::{Action, Finding, NanoUsd, Reason, ReasonCode, Timestamp};
 
 use crate::{
-    budget::Exceeded, capabilities::Capability, condition::ConditionFault, data::Scan,
-    diagnostic::quoted, facts::Suspension, tree::member_path,
+    budget::Exceeded,
+    capabilities::Capability,
+    condition::ConditionFault,
+    data::Scan,
+    diagnostic::quoted,
+    facts::{SharedBudget, Suspension},
+    tree::member_path,
 };
 
 /// What may be quoted of one action.
@@ -78,6 +84,16 @@ impl<'a> Wording<'a> {
         )
     }
 
+    pub(super) fn price_unknown(&self, action: &Action) -> String {
+        let model = match action {
+            Action::LlmCall { model, .. } if self.model_is_quotable => quoted(model),
+            _ => REDACTED.to_owned(),
+        };
+        format!(
+            "nobody knows what the model {model} costs, and a budget applies; set its price, or one for unknown models"
+        )
+    }
+
     /// The path of a tool's rule holds the tool's name.
     pub(super) fn redact_path(&self, reason: &mut Reason, root: &str) {
         let (Some(tool), false) = (self.tool, self.tool_is_quotable) else { return };
@@ -128,7 +144,7 @@ pub(super) fn budget(
     reset: Timestamp,
 ) -> String {
     let period = exceeded.period.as_adjective();
-    let (limit, spent) = (exceeded.limit, exceeded.spent);
+    let (limit, spent) = (exceeded.limit, exceeded.spent.total());
     if code == ReasonCode::BudgetSuspended {
         return format!(
             "the {period} budget of {limit} is used up ({spent} spent, {cost} asked); the agent is suspended until {reset}"
@@ -136,5 +152,30 @@ pub(super) fn budget(
     }
     format!(
         "{cost} more would pass the {period} budget of {limit}; {spent} are spent; it resets at {reset}"
+    )
+}
+
+pub(super) fn shared_budget(budget: &SharedBudget<'_>, asked: Amount) -> String {
+    let SharedBudget { spender, window, standing, .. } = budget;
+    let used = standing.posted.saturating_add(standing.reserved);
+    let reset = standing.resets_at;
+    let mut passed = Vec::new();
+    if let Some(limit) = standing.limits.cost
+        && asked.cost().0 > 0
+        && used.cost().checked_add(asked.cost()).is_none_or(|total| total > limit)
+    {
+        passed.push(format!("{} more would pass {limit}, {} are spent", asked.cost(), used.cost()));
+    }
+    if let Some(limit) = standing.limits.tokens
+        && asked.tokens() > 0
+        && used.tokens().checked_add(asked.tokens()).is_none_or(|total| total > limit)
+    {
+        let (asked, used) = (asked.tokens(), used.tokens());
+        passed.push(format!("{asked} more tokens would pass {limit}, {used} are used"));
+    }
+    let passed = passed.join("; ");
+    format!(
+        "the {window} budget of {} does not hold the call: {passed}; it resets at {reset}",
+        quoted(spender)
     )
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::{Reason, Verdict};
 
+use super::budget_line;
 use crate::{
     moment::short,
     terminal::{Style, printable},
@@ -36,7 +37,7 @@ impl EntryLines {
     fn render_entry(&self, entry: &Entry) -> String {
         let time = short(&entry.time.to_string());
         let time = Style::Quiet.paint(&time, self.colour);
-        let subject = self.subject(entry.stream);
+        let subject = self.subject(entry);
         let subject = format!("{:<24}", printable(&subject));
         let (label, style) = match entry.verdict {
             Some(Verdict::Allow) => ("allow", Style::Good),
@@ -57,6 +58,9 @@ impl EntryLines {
         if let Some(actor) = &entry.actor {
             text += &format!("  by {}", printable(actor));
         }
+        if let Some(event) = budget_line::describe(entry, |id| self.name(id)) {
+            return format!("{text}  {}", printable(&event));
+        }
         // A digest is for programs.
         for (name, value) in entry.detail.iter().filter(|(name, _)| *name != "sha256") {
             text += &format!("  {name}={}", printable(value));
@@ -72,13 +76,17 @@ impl EntryLines {
         text
     }
 
-    fn subject(&self, stream: Stream) -> String {
-        let Stream::Agent(agent) = stream else { return stream.to_string() };
-        let id = agent.to_string();
-        match self.names.get(&id) {
-            Some(name) if !name.is_empty() => name.clone(),
-            _ => id,
+    fn subject(&self, entry: &Entry) -> String {
+        match (entry.stream, entry.detail.get("spender")) {
+            (Stream::Agent(agent), _) => self.name(&agent.to_string()).to_owned(),
+            (Stream::Budget(_), Some(spender)) => budget_line::spender(spender, |id| self.name(id)),
+            (stream, _) => stream.to_string(),
         }
+    }
+
+    /// An agent's name; its id where that is not known.
+    fn name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.names.get(id).map(String::as_str).filter(|name| !name.is_empty()).unwrap_or(id)
     }
 }
 

@@ -26,7 +26,8 @@ struct Selection {
     /// Of this agent: its id or name
     #[arg(long)]
     agent: Option<String>,
-    /// Of this kind: decision, event, registration, refusal, status, policy, key, workspace
+    /// Of this kind: decision, event, registration, refusal, status, policy, key,
+    /// workspace, budget
     #[arg(long, value_parser = parse_kind)]
     kind: Option<Kind>,
     /// With this verdict: allow, deny, require_approval

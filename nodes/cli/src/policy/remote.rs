@@ -88,6 +88,11 @@ Exit codes:
   1  the control plane refused (there is no such thing, or the key may not) or cannot be reached
   2  bad input: wrong usage, or no operator API is named";
 
+/// What a command's help ends with: examples, and its exit codes.
+pub(crate) fn remote_help(examples: &str) -> String {
+    format!("Example:\n  {examples}\n\n{REMOTE_EXIT_CODES}")
+}
+
 pub(crate) fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let mut list: PolicyList = Api::open(&arguments.api)?.get(&["policies"]).read()?;
     if !arguments.all {

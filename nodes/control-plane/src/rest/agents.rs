@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use aa_budget::Period;
 use aa_governance::{
-    agent_record::AgentStatus,
+    agent_record::{self, AgentStatus},
     governance::MAX_PAGE,
     permission::{ManageAgents, Permit, ReadAgents},
 };
-use aa_protocol::AgentId;
+use aa_protocol::{AgentId, Timestamp};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -17,6 +18,7 @@ use super::{
     access::Authorized,
     input::{OptionalJson, Params, PathPart, invalid},
     problem::Problem,
+    usd::Usd,
 };
 
 /// A registered agent.
@@ -36,8 +38,10 @@ pub struct Agent {
     pub labels: BTreeMap<String, String>,
     /// Whether it may act.
     pub status: Status,
-    /// Present while it is suspended.
+    /// Present while an operator has it suspended.
     pub suspended: Option<Suspended>,
+    /// Present while a budget of its policies has it suspended.
+    pub budget_suspension: Option<BudgetSuspension>,
     /// When it first registered, RFC 3339.
     pub registered_at: String,
     /// Entries in its audit chain.
@@ -65,6 +69,27 @@ pub struct Suspended {
     pub by: String,
     /// Why, in the operator's words; may be empty.
     pub reason: String,
+}
+
+/// A budget's suspension of an agent. It ends by itself: when the window starts anew, when the policy changes, or when
+/// an operator resumes the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BudgetSuspension {
+    /// The policy whose budget it is.
+    pub policy: String,
+    /// The policy's revision at that time.
+    pub revision: Option<u64>,
+    /// The window that is used up: `daily` or `monthly`.
+    #[schema(value_type = String, example = "daily")]
+    pub window: Period,
+    /// Since when, RFC 3339.
+    pub at: String,
+    /// When the window starts anew, RFC 3339.
+    pub until: String,
+    /// What calls had cost.
+    pub spent_usd: Usd,
+    /// What was set aside for calls under way.
+    pub reserved_usd: Usd,
 }
 
 /// A public key of an agent.
@@ -133,7 +158,9 @@ pub(crate) async fn list_agents(
     found.truncate(limit);
     let last = found.last().map(|status| status.record.facts.id.to_string());
     let next = if more { last } else { None };
-    Ok(Json(AgentPage { agents: found.into_iter().map(Into::into).collect(), next }))
+    let now = state.now();
+    let agents = found.into_iter().map(|status| Agent::new(status, now)).collect();
+    Ok(Json(AgentPage { agents, next }))
 }
 
 /// One agent.
@@ -153,7 +180,7 @@ pub(crate) async fn get_agent(
     PathPart(id): PathPart<String>,
 ) -> Result<Json<Agent>, Problem> {
     let id = agent_id(&id)?;
-    Ok(Json(state.governance.agent(&permit, id).await?.into()))
+    Ok(Json(Agent::new(state.governance.agent(&permit, id).await?, state.now())))
 }
 
 /// Suspends an agent: from now on every action of it is denied, and its sessions are told.
@@ -214,10 +241,10 @@ async fn set_status(
     // Whoever may suspend an agent may also read it.
     let reading = permit.principal().authorize::<ReadAgents>()?;
     state.governance.set_agent_status(permit, id, suspend, reason).await?;
-    Ok(Json(state.governance.agent(&reading, id).await?.into()))
+    Ok(Json(Agent::new(state.governance.agent(&reading, id).await?, state.now())))
 }
 
-fn agent_id(text: &str) -> Result<AgentId, Problem> {
+pub(super) fn agent_id(text: &str) -> Result<AgentId, Problem> {
     text.parse().map_err(|error: aa_protocol::IdError| invalid(error.to_string()))
 }
 
@@ -236,8 +263,8 @@ pub(crate) fn page_limit(
 
 // === impl Agent ===
 
-impl From<AgentStatus> for Agent {
-    fn from(status: AgentStatus) -> Self {
+impl Agent {
+    fn new(status: AgentStatus, now: Timestamp) -> Self {
         let AgentStatus { record, entries } = status;
         let facts = record.facts;
         let suspended = record.suspended.map(|suspension| Suspended {
@@ -245,6 +272,9 @@ impl From<AgentStatus> for Agent {
             by: suspension.by,
             reason: suspension.reason,
         });
+        // One that has run out stays in the record until the agent acts again.
+        let by_budget = record.budget_suspension.filter(|suspension| now < suspension.until);
+        let is_suspended = suspended.is_some() || by_budget.is_some();
         let proven = record.keys.into_iter().map(|key| ProvenKey {
             public_key: key.public_key,
             proven_at: key.proven_at.to_string(),
@@ -256,11 +286,30 @@ impl From<AgentStatus> for Agent {
             team: facts.team,
             governance_level: facts.governance_level.to_string(),
             labels: facts.labels,
-            status: if suspended.is_some() { Status::Suspended } else { Status::Active },
+            status: if is_suspended { Status::Suspended } else { Status::Active },
             suspended,
+            budget_suspension: by_budget.map(Into::into),
             registered_at: record.registered_at.to_string(),
             entries,
             keys: proven.collect(),
+        }
+    }
+}
+
+// === impl BudgetSuspension ===
+
+impl From<agent_record::BudgetSuspension> for BudgetSuspension {
+    fn from(suspension: agent_record::BudgetSuspension) -> Self {
+        let agent_record::BudgetSuspension { policy, revision, window, at, until, spent, reserved } =
+            suspension;
+        Self {
+            policy,
+            revision,
+            window,
+            at: at.to_string(),
+            until: until.to_string(),
+            spent_usd: spent.into(),
+            reserved_usd: reserved.into(),
         }
     }
 }

@@ -73,8 +73,8 @@ pub struct EntryParams {
     /// Of this agent.
     #[param(value_type = Option<String>)]
     agent: Option<AgentId>,
-    /// Of this kind: `decision`, `event`, `registration`, `refusal`, `status`, `policy`, `key` or
-    /// `workspace`.
+    /// Of this kind: `decision`, `event`, `registration`, `refusal`, `status`, `policy`, `key`,
+    /// `workspace` or `budget`.
     #[param(value_type = Option<String>)]
     kind: Option<Kind>,
     /// With this verdict: `allow`, `deny` or `require_approval`.

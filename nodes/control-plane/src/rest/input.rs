@@ -21,16 +21,16 @@ pub(crate) struct Params<T>(pub(crate) T);
 /// The variable part of the path.
 pub(crate) struct PathPart<T>(pub(crate) T);
 
-/// A JSON body of at most 64 KiB without duplicate keys.
-pub(crate) struct JsonBody<T>(pub(crate) T);
+/// A JSON body of at most `MAX` bytes without duplicate keys.
+pub(crate) struct JsonBody<T, const MAX: usize = MAX_JSON>(pub(crate) T);
 
-/// Like [`JsonBody`], the default when there is no body.
+/// A [`JsonBody`] of the usual size, the default when there is no body.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
 
 /// A policy document as it is in the operator's file.
 pub(crate) struct DocumentBody(pub(crate) Bytes);
 
-/// JSON bodies are small.
+/// JSON bodies are small, with few exceptions.
 const MAX_JSON: usize = 64 << 10;
 
 /// A document may have 1 MiB. A little more is read, so that one just past the bound is refused by the
@@ -68,12 +68,12 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
 
 // === impl JsonBody ===
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned, const MAX: usize, S: Send + Sync> FromRequest<S> for JsonBody<T, MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         check_type(request.headers(), &["application/json"])?;
-        let body = read(request.into_body(), MAX_JSON).await?;
+        let body = read(request.into_body(), MAX).await?;
         parse(&body).map(Self)
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aa_governance::{
     Forbidden, GovernanceError,
+    budget_book::BudgetError,
     policy_set::PolicyError,
     tenant::{CheckpointFailed, KeyError},
 };
@@ -288,6 +289,17 @@ impl From<KeyError> for Problem {
     }
 }
 
+impl From<BudgetError> for Problem {
+    fn from(error: BudgetError) -> Self {
+        let kind = match &error {
+            BudgetError::Unknown { .. } => ProblemKind::NotFound,
+            BudgetError::TooMany => ProblemKind::Conflict,
+            _ => ProblemKind::InvalidRequest,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<CheckpointFailed> for Problem {
     fn from(error: CheckpointFailed) -> Self {
         Self::unavailable(&error)
@@ -304,6 +316,10 @@ impl From<GovernanceError> for Problem {
             GovernanceError::NotFound { .. } => Self::new(ProblemKind::NotFound, error.to_string()),
             GovernanceError::Policy(error) => error.into(),
             GovernanceError::Key(error) => error.into(),
+            GovernanceError::Budget(error) => error.into(),
+            GovernanceError::Prices(error) => {
+                Self::new(ProblemKind::InvalidRequest, error.to_string())
+            }
             GovernanceError::Checkpoint(error) => error.into(),
         }
     }

@@ -281,6 +281,7 @@ pub(crate) fn allow(action: &v1::Action) -> v1::Decision {
         latency_us: 12,
         approval: None,
         repeated_action: false,
+        charge: None,
     }
 }
 

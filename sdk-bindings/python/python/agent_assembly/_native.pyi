@@ -13,11 +13,19 @@ class Action:
     def tool_result(tool: str, content_json: str) -> Action: ...
     @staticmethod
     def llm_call(
-        model: str, host: str, messages_json: str, max_output_tokens: int | None = None
+        model: str,
+        host: str,
+        messages_json: str,
+        max_output_tokens: int | None = None,
+        choices: int | None = None,
     ) -> Action: ...
     @staticmethod
     def llm_result(
-        model: str, content_json: str, usage: tuple[int, int] | None = None
+        model: str,
+        content_json: str,
+        usage: tuple[int, int, int, int, int] | None = None,
+        call: Checked | None = None,
+        charged: bool = True,
     ) -> Action: ...
     @staticmethod
     def network_connect(host: str, port: int) -> Action: ...
@@ -35,7 +43,17 @@ class Checked:
     governed: bool
     approval: tuple[int, list[str]] | None
     reasons: list[
-        tuple[str, str | None, int | None, str | None, str | None, int | None, int | None, str]
+        tuple[
+            str,
+            str | None,
+            int | None,
+            str | None,
+            str | None,
+            int | None,
+            int | None,
+            str,
+            tuple[str, int | None, int, int, int | None, int, int, int] | None,
+        ]
     ]
 
 @final

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 
 __all__ = [
     "ActionRefused",
     "AgentAssemblyError",
     "ApprovalRequired",
     "BudgetExceededError",
+    "BudgetStanding",
     "ConfigurationError",
     "GatewayOverloaded",
     "GatewayUnreachable",
@@ -18,6 +21,52 @@ __all__ = [
     "PolicyDenied",
     "Reason",
 ]
+
+
+_NANOS = Decimal(10) ** 9
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStanding:
+    """Where a budget stood when it refused an action.
+
+    Attributes:
+        window: ``hourly``, ``daily``, ``weekly`` or ``monthly``.
+        limit: The most that may be spent, in US dollars; None when money is not limited.
+        spent: What calls did cost, in US dollars.
+        reserved: What is set aside for calls under way, in US dollars.
+        limit_tokens: The most tokens; None when they are not limited.
+        spent_tokens: Tokens used.
+        reserved_tokens: Tokens set aside for calls under way.
+        resets_at: When the budget starts anew, in UTC.
+    """
+
+    window: str
+    limit: Decimal | None
+    spent: Decimal
+    reserved: Decimal
+    limit_tokens: int | None
+    spent_tokens: int
+    reserved_tokens: int
+    resets_at: datetime
+
+    @classmethod
+    def of(
+        cls, figures: tuple[str, int | None, int, int, int | None, int, int, int]
+    ) -> BudgetStanding:
+        """The standing behind the native figures: nano-US-dollars and microseconds since 1970."""
+        window, limit, spent, reserved, limit_tokens, spent_tokens, reserved_tokens, resets = figures
+        return cls(
+            window,
+            None if limit is None else limit / _NANOS,
+            spent / _NANOS,
+            reserved / _NANOS,
+            limit_tokens,
+            spent_tokens,
+            reserved_tokens,
+            _EPOCH + timedelta(microseconds=resets),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +82,7 @@ class Reason:
         line: 1-based line of that field in the uploaded source.
         column: 1-based column of that field.
         message: A sentence for people.
+        budget: Where the budget stood, when a budget is the reason.
     """
 
     code: str
@@ -43,6 +93,7 @@ class Reason:
     line: int | None
     column: int | None
     message: str
+    budget: BudgetStanding | None = None
 
     def __str__(self) -> str:
         if self.policy is None:
@@ -147,7 +198,36 @@ class ApprovalRequired(PolicyDenied):
 
 
 class BudgetExceededError(PolicyDenied):
-    """The action would pass a budget, or a budget suspended the agent until its window resets."""
+    """The action would pass a budget, or a budget suspended the agent until its window resets.
+
+    Attributes:
+        budgets: Where each of the budgets stood that refused it.
+    """
+
+    @property
+    def budgets(self) -> tuple[BudgetStanding, ...]:
+        """Where each of the budgets stood that refused the action."""
+        return tuple(reason.budget for reason in self.reasons if reason.budget is not None)
+
+    @property
+    def limit(self) -> Decimal | None:
+        """The limit of the first of them, in US dollars; None when it limits tokens only."""
+        return self.budgets[0].limit if self.budgets else None
+
+    @property
+    def spent(self) -> Decimal | None:
+        """What was spent of it, in US dollars."""
+        return self.budgets[0].spent if self.budgets else None
+
+    @property
+    def reserved(self) -> Decimal | None:
+        """What is set aside in it for calls under way, in US dollars."""
+        return self.budgets[0].reserved if self.budgets else None
+
+    @property
+    def resets_at(self) -> datetime | None:
+        """When the last of them starts anew, in UTC: no earlier can the action pass."""
+        return max((budget.resets_at for budget in self.budgets), default=None)
 
 
 BUDGET_CODES = frozenset({"budget_exceeded", "budget_suspended"})
@@ -168,6 +248,7 @@ _ADVICE = {
     "approval_denied": "ask the approver why",
     "budget_exceeded": "wait for the budget's window to reset, or have the budget raised",
     "budget_suspended": "wait for the budget's window to reset, or have the budget raised",
+    "price_unknown": "have an operator set the model's price: aasm price set",
 }
 
 

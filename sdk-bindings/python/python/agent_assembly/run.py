@@ -21,6 +21,7 @@ from .errors import (
     AgentAssemblyError,
     ApprovalRequired,
     BudgetExceededError,
+    BudgetStanding,
     ConfigurationError,
     GatewayOverloaded,
     GatewayUnreachable,
@@ -166,6 +167,10 @@ class AgentRun:
         self.native().check_then(action, answered, self.trace_id)
         return self._judge(await future, about, started)
 
+    def tell(self, action: Action) -> None:
+        """Sends an action whose decision nobody waits for."""
+        self.native().check_then(action, _ignore, self.trace_id)
+
     def record(self, action: Action, checked: Checked, outcome: str, seconds: float) -> None:
         """Reports how an allowed action ended, in the background."""
         failure = self.native().record_outcome(action, checked, outcome, seconds, self.trace_id)
@@ -233,7 +238,10 @@ def failed(failure: Failure, about: GovernedAction | None, prefix: str = "") -> 
 def _not_allowed(
     answer: Checked, verdict: str, about: GovernedAction, event_id: str | None
 ) -> PolicyDenied:
-    reasons = [Reason(*reason) for reason in answer.reasons]
+    reasons = [
+        Reason(*reason, budget=None if budget is None else BudgetStanding.of(budget))
+        for *reason, budget in answer.reasons
+    ]
     message = explain(verdict, about, reasons, event_id)
     if verdict == "require_approval":
         timeout, roles = answer.approval or (None, [])
@@ -254,6 +262,10 @@ def _refuse_unusable_libraries(about: GovernedAction) -> None:
     if unusable_libraries:
         problems = "; ".join(f"{name}: {why}" for name, why in unusable_libraries.items())
         raise InstrumentationError(f"{about} was not made: {problems}", action=about)
+
+
+def _ignore(_: Checked | Failure) -> None:
+    pass
 
 
 def _resolve(future: asyncio.Future[Checked | Failure], answer: Checked | Failure) -> None:

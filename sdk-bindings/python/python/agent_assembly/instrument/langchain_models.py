@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..call import ModelCall
+from ..call import ModelCall, Usage, usage_of
 from ..errors import InstrumentationError
 from ..payload import to_json
 from ..run import AgentRun, current_run
@@ -70,7 +70,9 @@ class Guard:
         self.covered = Covered(name, to_json(payload))
         limit = kwargs.get("max_tokens", getattr(model, "max_tokens", None))
         limit = limit if isinstance(limit, int) and limit > 0 else None
-        self.call = ModelCall(run, name, _host(model), payload, limit)
+        choices = kwargs.get("n", getattr(model, "n", None))
+        choices = choices if isinstance(choices, int) and choices > 0 else None
+        self.call = ModelCall(run, name, _host(model), payload, limit, choices)
 
     @staticmethod
     def of(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Guard | None:
@@ -322,7 +324,7 @@ def _without_manager(
     return args, {k: v for k, v in kwargs.items() if k != "run_manager"}, kwargs.get("run_manager")
 
 
-def _result(result: Any) -> tuple[Any, tuple[int, int] | None]:
+def _result(result: Any) -> tuple[Any, Usage | None]:
     """What a `ChatResult` or `LLMResult` tells the agent, and the tokens it cost."""
     generations = [
         generation
@@ -332,10 +334,10 @@ def _result(result: Any) -> tuple[Any, tuple[int, int] | None]:
     content = [getattr(generation, "message", generation) for generation in generations]
     usages = [getattr(message, "usage_metadata", None) for message in content]
     usage = next(filter(None, usages), None) or (result.llm_output or {}).get("token_usage")
-    return content, _tokens(usage)
+    return content, usage_of(usage)
 
 
-def _merged_chunks(chunks: list[Any]) -> tuple[Any, tuple[int, int] | None]:
+def _merged_chunks(chunks: list[Any]) -> tuple[Any, Usage | None]:
     if not chunks:
         return [], None
     if any(isinstance(chunk, Mapping) for chunk in chunks):
@@ -344,14 +346,4 @@ def _merged_chunks(chunks: list[Any]) -> tuple[Any, tuple[int, int] | None]:
     message = getattr(whole, "message", None)
     if message is None:
         return whole.text, None
-    return message, _tokens(getattr(message, "usage_metadata", None))
-
-
-def _tokens(usage: Any) -> tuple[int, int] | None:
-    if not isinstance(usage, Mapping):
-        return None
-    counts = [
-        next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
-        for names in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
-    ]
-    return counts[0], counts[1]
+    return message, usage_of(getattr(message, "usage_metadata", None))

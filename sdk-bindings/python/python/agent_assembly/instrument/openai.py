@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from .._native import Action
-from ..call import ModelCall
+from ..call import ModelCall, Usage, usage_of
 from ..errors import GovernedAction, InstrumentationError
 from ..run import AgentRun, current_run
 from .coverage import covering
@@ -28,12 +28,14 @@ reached: ContextVar[list[int] | None] = ContextVar("agent_assembly_reached", def
 _exchange: ContextVar[_Exchange | None] = ContextVar("agent_assembly_exchange", default=None)
 _LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _BINARY = ("audio/", "image/", "video/")
+#: Hosts whose streams tell their usage when `stream_options` ask for it.
+_TELL_USAGE = (".openai.com", ".openai.azure.com")
 
 
 class _Exchange:
     """One request and its response."""
 
-    __slots__ = ("_call", "_connect", "_covered", "_path", "_run", "examined")
+    __slots__ = ("_asked_usage", "_call", "_connect", "_covered", "_path", "_run", "examined")
 
     def __init__(self, run: AgentRun, client: Any, options: Any) -> None:
         url = client._prepare_url(options.url)
@@ -43,6 +45,7 @@ class _Exchange:
         self._run = run
         self._path = str(url.path)
         self._covered = False
+        self._asked_usage = False
         self._connect: Action | None = None
         self.examined = False
         body = _body(options)
@@ -55,11 +58,13 @@ class _Exchange:
             self._covered = outer is not None and outer.covers(model, payload)
             if not self._covered:
                 _refuse_tokens(body)
+                self._asked_usage = _ask_for_usage(options, url)
         else:
             payload, limit = body, None
             port = url.port or (443 if url.scheme == "https" else 80)
             self._connect = Action.network_connect(url.host, port)
-        self._call = ModelCall(run, model, url.host, payload, limit)
+        choices = body.get("n") if isinstance(body.get("n"), int) else None
+        self._call = ModelCall(run, model, url.host, payload, limit, choices)
         counter = reached.get()
         if counter is not None:
             counter[0] += 1
@@ -78,17 +83,27 @@ class _Exchange:
 
     def examine(self, response: Any) -> None:
         self.examined = True
-        if self._covered or _is_binary(response):
+        if self._covered:
+            return
+        if _is_binary(response):
+            self._call.examine({"content_type": _content_type(response)})
             return
         response.read()
         self._call.examine(*_content(response, self._path))
+        if self._asked_usage:
+            _strip_usage(response)
 
     async def examine_async(self, response: Any) -> None:
         self.examined = True
-        if self._covered or _is_binary(response):
+        if self._covered:
+            return
+        if _is_binary(response):
+            await self._call.examine_async({"content_type": _content_type(response)})
             return
         await response.aread()
         await self._call.examine_async(*_content(response, self._path))
+        if self._asked_usage:
+            _strip_usage(response)
 
     def failed(self, error: BaseException) -> None:
         if not self._covered:
@@ -287,14 +302,46 @@ def _refuse_tokens(body: Mapping[str, Any]) -> None:
             )
 
 
+def _ask_for_usage(options: Any, url: Any) -> bool:
+    """Has a stream tell what it cost, where the provider is known to: without it the whole reservation is charged."""
+    sent = options.json_data
+    if not isinstance(sent, Mapping) or not sent.get("stream") or "stream_options" in sent:
+        return False
+    if not str(url.path).endswith("/chat/completions") or not str(url.host).endswith(_TELL_USAGE):
+        return False
+    options.json_data = {**sent, "stream_options": {"include_usage": True}}
+    return True
+
+
+def _strip_usage(response: Any) -> None:
+    """Takes out the event that came only because it was asked for here."""
+    blocks = response.content.split(b"\n\n")
+    kept = [block for block in blocks if not _is_usage_only(block)]
+    response._content = b"\n\n".join(kept)
+
+
+def _is_usage_only(block: bytes) -> bool:
+    if not block.startswith(b"data:"):
+        return False
+    try:
+        event = json.loads(block[len(b"data:") :])
+    except ValueError:
+        return False
+    return isinstance(event, dict) and event.get("choices") == [] and bool(event.get("usage"))
+
+
 def _is_binary(response: Any) -> bool:
-    return str(response.headers.get("content-type", "")).startswith(_BINARY)
+    return _content_type(response).startswith(_BINARY)
 
 
-def _content(response: Any, path: str) -> tuple[Any, tuple[int, int] | None]:
+def _content_type(response: Any) -> str:
+    return str(response.headers.get("content-type", ""))
+
+
+def _content(response: Any, path: str) -> tuple[Any, Usage | None]:
     """What a response tells the agent, and the tokens it cost."""
     text = response.content.decode("utf-8", "replace")
-    if str(response.headers.get("content-type", "")).startswith("text/event-stream"):
+    if _content_type(response).startswith("text/event-stream"):
         events = server_sent_events(text)
         return merged(events), next(filter(None, map(_usage, reversed(events))), None)
     try:
@@ -314,14 +361,7 @@ def _without_image(item: Any) -> Any:
     return {k: v for k, v in item.items() if k != "b64_json"} if isinstance(item, dict) else item
 
 
-def _usage(body: Any) -> tuple[int, int] | None:
+def _usage(body: Any) -> Usage | None:
     if not isinstance(body, Mapping):
         return None
-    usage = body.get("usage")
-    if not isinstance(usage, Mapping):
-        return _usage(body.get("response"))
-    tokens = [
-        next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
-        for names in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
-    ]
-    return tokens[0], tokens[1]
+    return usage_of(body.get("usage")) or _usage(body.get("response"))
