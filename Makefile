@@ -1,10 +1,11 @@
 # `make demo` and `make test` install what they need, and can be run again at any time. The rest are the longer
 # campaigns and the benchmarks.
 
-.PHONY: help demo test attack fuzz soak scale bench overhead counted
+.PHONY: help demo test attack fuzz soak money scale bench overhead counted
 
 MINUTES ?= 30
 SECONDS_EACH ?= 60
+ACTIONS ?= 1000000
 
 help:
 	@echo 'make demo     a governed LangChain agent on this machine, from start to verified audit log'
@@ -13,6 +14,7 @@ help:
 	@echo 'make attack   the heavier attacks, and what a quiet agent feels of each'
 	@echo 'make fuzz     every fuzz target for SECONDS_EACH=60 seconds'
 	@echo 'make soak     mixed load with restarts for MINUTES=30 minutes'
+	@echo 'make money    a million actions that cost money, over a failing store: ACTIONS=1000000, SEED=n to repeat a run'
 	@echo 'make scale    ten million decisions, then a million registered agents (20 GB of disk)'
 	@echo 'make bench    decisions per second beside a bare echo'
 	@echo 'make overhead what the Python SDK adds to a governed tool call'
@@ -36,6 +38,9 @@ soak:
 	@cargo build --release -p aa-chaos-tests --bin victim
 	@cargo run --release -p aa-chaos-tests --bin soak -- $(MINUTES)
 
+money:
+	@cargo run --release -p aa-chaos-tests --bin money -- $(ACTIONS) $(SEED)
+
 scale:
 	@cargo build --release -p aa-chaos-tests --bin victim
 	@cargo run --release -p aa-chaos-tests --bin scale -- drift
@@ -44,6 +49,7 @@ scale:
 bench:
 	@cargo build --release -p aa-chaos-tests --bin victim --bin echo
 	@cargo run --release -p aa-chaos-tests --bin throughput -- 3
+	@cargo run --release -p aa-chaos-tests --bin reserve -- 3
 
 overhead:
 	@.ci/overhead

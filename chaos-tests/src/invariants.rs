@@ -2,8 +2,7 @@
 //!
 //! 1. No acknowledged decision without its entry, none twice, every chain verifies: [`check_export`] and
 //!    [`check_export_file`].
-//! 2. `posted + reserved ≤ limit` in every committed state of every budget window. There are no budget windows
-//!    yet, so there is nothing to read it from; it belongs here once there are.
+//! 2. `posted + reserved ≤ limit` in every committed state of every budget window: [`crate::money`] sees them all.
 //! 3. No action allowed that the policy in force at its decision denies: [`Replay`] decides every exported
 //!    action again, from the documents in force at its time.
 //! 4. At most one owner's epoch commits per shard at a time: [`ShardWatch`] compares what a store holds from

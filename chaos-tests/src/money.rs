@@ -11,3 +11,41 @@ pub use self::{
     simulation::{Outcome, Simulation},
     watched_store::{Ledger, MoneyViolation, WatchedStore, WindowState},
 };
+
+/// Where runs begin: days on which clocks change in the zones that are spent in, and an ordinary one.
+const STARTS: [&str; 4] = [
+    "2026-03-07T20:00:00Z",
+    "2026-10-31T20:00:00Z",
+    "2026-04-04T10:00:00Z",
+    "2026-11-23T12:00:00Z",
+];
+
+/// The most actions of one run: all of its log is in memory.
+const RUN: u64 = 50_000;
+
+const AGENTS: usize = 2_000;
+const AT_ONCE: usize = 64;
+
+/// Runs of consecutive seeds, from `seed` on, until `actions` actions are done. Each run is told on standard output.
+///
+/// # Errors
+/// What is wrong, with its seed.
+///
+/// # Panics
+/// When no runtime can be made.
+pub fn campaign(actions: u64, seed: u64) -> Result<Vec<Outcome>, String> {
+    let runs = actions.div_ceil(RUN).max(STARTS.len() as u64);
+    let mut outcomes = Vec::new();
+    for (seed, start) in (seed..).zip(STARTS.into_iter().cycle()).take(runs as usize) {
+        println!("seed {seed}, from {start}");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let start = start.parse().expect("a time");
+        let outcome = runtime.block_on(async {
+            Simulation::new(seed, AGENTS, start).await.run(actions.div_ceil(runs), AT_ONCE).await
+        })?;
+        println!("  {outcome:?}");
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}

@@ -74,7 +74,7 @@ pub fn tool_call(args_json: impl Into<String>) -> v1::Action {
 /// An action with an id of its own.
 pub fn action(kind: v1::action::Kind) -> v1::Action {
     let id = ActionId::from_bytes(uuid::Uuid::new_v4().into_bytes());
-    v1::Action { id: id.to_bytes().to_vec().into(), trace_id: Default::default(), kind: Some(kind) }
+    v1::Action { id: id.to_bytes().to_vec().into(), kind: Some(kind), ..Default::default() }
 }
 
 /// The arguments of an ordinary call.
@@ -92,6 +92,19 @@ impl Peer {
         env: &Environment,
         name: &str,
     ) -> Result<Self, PeerError> {
+        Self::register_in(channel, env, name, "").await
+    }
+
+    /// Registers an agent of this name in a team.
+    ///
+    /// # Errors
+    /// The gateway refuses.
+    pub async fn register_in(
+        channel: Channel,
+        env: &Environment,
+        name: &str,
+        team: &str,
+    ) -> Result<Self, PeerError> {
         let mut gateway = Gateway::new(channel.clone());
         let key: MetadataValue<Ascii> = format!("Bearer {}", env.agent_key()).parse()?;
         let workspace_id = env.workspace_id().to_owned();
@@ -108,6 +121,7 @@ impl Peer {
             name: name.to_owned(),
             public_key: public.to_vec().into(),
             nonce,
+            team: team.to_owned(),
             signature: signing.sign(&signed).to_bytes().to_vec().into(),
             ..Default::default()
         };

@@ -453,8 +453,7 @@ async fn a_clock_that_jumps_breaks_no_chain_and_lets_no_limit_be_passed() {
         for _ in 0..8 {
             let id = ActionId::from_bytes(uuid::Uuid::new_v4().into_bytes());
             let (reply, answer) = Reply::channel();
-            let request =
-                Request { id, trace: None, action: action.clone(), received: clock.now() };
+            let request = Request::new(id, action.clone(), clock.now());
             governance.check_all(&AgentKeyId { workspace, agent }, vec![Check { request, reply }]);
             let answer =
                 tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap().unwrap();

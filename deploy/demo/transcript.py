@@ -166,15 +166,28 @@ def stopped(demo: Demo, question: str, kind: str, code: str, source: str) -> str
     return str(entry["id"])
 
 
+def budget(demo: Demo) -> None:
+    heading(6, "A team's budget runs out in mid-run: the call that does not fit is not made")
+    demo.run(["aasm", "budget", "set", "--team", "reports", "--window", "daily", "--cost-limit", "0.001"])
+    printed = demo.run([sys.executable, HERE / "night_shift.py"], expect=3)
+    read = len(re.findall(r"report \d+ is read", printed))
+    require(1 <= read < 20, "a few reports to be read", str(read))
+    require("[budget_exceeded]" in printed, "the reason budget_exceeded", "another")
+    spent = re.search(r"of \$0\.001 a day \$([0-9.]+) are spent", printed)
+    require(spent is not None and 0 < float(spent[1]) < 0.001, "less spent than the limit", printed)
+    listed = demo.run(["aasm", "budget", "list"])
+    require("reports" in listed, "the team's budget", "none")
+
+
 def audit(demo: Demo) -> None:
-    heading(6, "What the operator sees")
+    heading(7, "What the operator sees")
     printed = demo.run(["aasm", "audit", "query", "--kind", "decision", "--limit", "20"])
     for kind in ("llm_call", "tool_call", "tool_result"):
         require(kind in printed, f"a row of {kind}", "none")
 
 
 def verify(demo: Demo) -> None:
-    heading(7, "The audit log is exported and verified, offline")
+    heading(8, "The audit log is exported and verified, offline")
     demo.run(["aasm", "audit", "keys", "--out", demo.keys])
     demo.run(["aasm", "audit", "export", "--out", demo.export])
     demo.run(["aasm", "audit", "verify", demo.export, "--keys", demo.keys])
@@ -186,7 +199,7 @@ def verify(demo: Demo) -> None:
 
 
 def tamper(demo: Demo, event: str) -> None:
-    heading(8, "One byte of the export is changed: the verification fails and names the entry")
+    heading(9, "One byte of the export is changed: the verification fails and names the entry")
     lines = demo.export.read_bytes().splitlines(keepends=True)
     number = next(index for index, line in enumerate(lines) if event.encode() in line)
     before = lines[number]
@@ -304,6 +317,7 @@ def main() -> int:
             event = denied_shell(demo)
             blocked_prompt(demo)
             blocked_result(demo)
+            budget(demo)
             audit(demo)
             verify(demo)
             tamper(demo, event)

@@ -22,6 +22,10 @@ pub struct EventId(Ulid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BudgetId(Uuid);
 
+/// A request for a person's approval. Text form: a lower-case hyphenated UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApprovalId(Uuid);
+
 /// The idempotency key of one action, made by the client: 16 bytes, unique per agent. Text form: a
 /// lower-case hyphenated UUID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,6 +154,56 @@ impl FromStr for BudgetId {
         canonical_uuid(text)
             .map(Self)
             .ok_or_else(|| IdError::new(text, "budget id (a hyphenated lower-case UUID)"))
+    }
+}
+
+// === impl ApprovalId ===
+
+impl ApprovalId {
+    /// Wraps a UUID.
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// Wraps 16 bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The id of the request that an agent's action leads to: the same however often it is sent.
+    pub fn of_action(agent: AgentId, action: ActionId) -> Self {
+        Self(Uuid::new_v5(agent.as_uuid(), &action.to_bytes()))
+    }
+
+    /// The UUID.
+    pub const fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
+
+    /// The 16 bytes.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// The text form, for writers that append bytes.
+    pub fn to_ascii(&self) -> [u8; 36] {
+        hyphenated(&self.0)
+    }
+}
+
+impl fmt::Display for ApprovalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for ApprovalId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        canonical_uuid(text)
+            .map(Self)
+            .ok_or_else(|| IdError::new(text, "approval id (a hyphenated lower-case UUID)"))
     }
 }
 
@@ -290,7 +344,7 @@ macro_rules! text_form {
     )+};
 }
 
-text_form!(WorkspaceId, AgentId, BudgetId, EventId, ActionId);
+text_form!(WorkspaceId, AgentId, ApprovalId, BudgetId, EventId, ActionId);
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@ pub mod wire;
 pub use action::{Action, ActionKind, CallEnd, Usage};
 pub use agent::{AgentFacts, GovernanceLevel};
 pub use decision::{ApprovalTerms, BudgetStanding, Decision, Finding, Reason, ReasonCode, Verdict};
-pub use id::{ActionId, AgentId, BudgetId, EventId, IdError, WorkspaceId};
+pub use id::{ActionId, AgentId, ApprovalId, BudgetId, EventId, IdError, WorkspaceId};
 pub use json::{JsonError, parse_json};
 pub use money::NanoUsd;
 pub use time::Timestamp;

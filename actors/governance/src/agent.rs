@@ -1,5 +1,6 @@
 //! The agent actor: decides its agent's actions, counts its rates and writes its chain.
 
+mod approving;
 mod load;
 mod metering;
 mod view;
@@ -11,14 +12,20 @@ use std::{
 
 use aa_ledger::{ActionSummary, Draft, Kind, Stream};
 use aa_policy::{Cost, Facts, Judgement, RateFacts, SharedBudget, judge};
-use aa_protocol::{Action, ActionId, AgentFacts, AgentId, EventId, Timestamp, WorkspaceId};
+use aa_protocol::{
+    Action, ActionId, AgentFacts, AgentId, ApprovalId, EventId, Timestamp, Verdict, WorkspaceId,
+};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journal::LogEntry};
 use bytes::Bytes;
 
-pub use self::metering::{Basis, Charge, Metered};
 use self::{
-    metering::{Metering, Paid, SpentBy},
+    approving::Approving,
+    metering::{Metering, Particulars, SpentBy},
     view::View,
+};
+pub use self::{
+    approving::{MAX_CONTEXT, MAX_SHOWN},
+    metering::{Basis, Charge, Metered},
 };
 use crate::{
     agent_record::{AgentRecord, BudgetSuspension, Suspension},
@@ -90,7 +97,17 @@ pub struct Request {
     pub action: Action,
     /// When the gateway received it.
     pub received: Timestamp,
+    /// The request for approval that it refers to.
+    pub approval: Option<ApprovalId>,
+    /// The run of the agent's program that it comes from.
+    pub session: Option<SessionId>,
+    /// What the program says about it to those who approve; at most [`MAX_CONTEXT`] characters.
+    pub context: Option<String>,
 }
+
+/// One run of an agent's program: the approvals for a session are for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
 
 /// A decision that is durable.
 #[derive(Clone, Debug)]
@@ -105,6 +122,8 @@ pub struct Answer {
     pub repeated: bool,
     /// What became of what was reserved for the call that a result answers.
     pub charge: Option<Charge>,
+    /// The request for approval that a person has to answer.
+    pub approval: Option<ApprovalId>,
 }
 
 /// Something that happened outside a decision.
@@ -159,6 +178,7 @@ pub struct AgentActor {
     recent: RecentActions,
     rates: Rates,
     metering: Box<Metering>,
+    approving: Box<Approving>,
     policies: View,
     /// Actions that came in one message and are still to be decided. Kept here and not on the stack, so
     /// that one that makes the actor panic takes none of the others with it.
@@ -171,6 +191,15 @@ struct Rates(HashMap<String, RateWindow>);
 
 /// What is committed together with an entry, besides the chain.
 type Writes = Vec<(Bytes, Bytes)>;
+
+// === impl Request ===
+
+impl Request {
+    /// An action of which nothing more is known than when it was received.
+    pub const fn new(id: ActionId, action: Action, received: Timestamp) -> Self {
+        Self { id, trace: None, action, received, approval: None, session: None, context: None }
+    }
+}
 
 // === impl AgentActor ===
 
@@ -237,8 +266,11 @@ impl AgentActor {
             check.reply.send(Ok(Err(NotRegistered(self.id.agent))));
             return;
         };
-        let paid = self.unsettled(&check.request.action);
-        self.conclude(check, Vec::new(), judgement, paid, now);
+        if judgement.outcome().decision.verdict == Verdict::RequireApproval {
+            return self.seek_approval(check, judgement, now);
+        }
+        let particulars = self.unsettled(&check.request.action);
+        self.conclude(check, Vec::new(), judgement, particulars, now);
     }
 
     /// The one way a decision becomes real: its entry and the state that changed with it in one commit.
@@ -247,7 +279,7 @@ impl AgentActor {
         check: Check,
         also: Vec<Reply<Result<Answer, NotRegistered>>>,
         judgement: Judgement,
-        paid: Paid,
+        particulars: Particulars,
         now: Timestamp,
     ) {
         let Check { request, reply } = check;
@@ -260,13 +292,14 @@ impl AgentActor {
         {
             writes.push(self.count_call(tool, now));
         }
-        let (opened, closed) = paid.changes(self.id, request.id);
+        let (opened, closed) = particulars.changes(self.id, request.id);
         writes.extend(opened);
+        writes.extend(particulars.writes);
         let suspension = self.suspension_of(&outcome.decision, now);
         let event = self.services.entropy.event_id(now);
         let summary = ActionSummary::of(&request.action, request.id, &outcome.decision.findings);
         let detail: Vec<_> =
-            paid.detail.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            particulars.detail.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let draft = Draft {
             kind: Kind::Decision,
             action: Some(&summary),
@@ -277,9 +310,15 @@ impl AgentActor {
         };
         let entry = self.chain.seal_decision(&draft, &judgement, &self.services.mac_key());
         self.services.metrics.count_decision(outcome.decision.verdict);
-        let charge = paid.charge;
-        let answer =
-            Answer { decision: judgement.into(), event, latency_us, repeated: false, charge };
+        let (charge, approval) = (particulars.charge, particulars.approval);
+        let answer = Answer {
+            decision: judgement.into(),
+            event,
+            latency_us,
+            repeated: false,
+            charge,
+            approval,
+        };
         let done = Reply::new(move |committed: Result<(), Fault>| {
             for reply in also {
                 let repeated = Answer { repeated: true, ..answer.clone() };
@@ -287,7 +326,7 @@ impl AgentActor {
             }
             reply.send(committed.map(|()| Ok(answer)));
         });
-        let removes = closed.into_iter().collect();
+        let removes = closed.into_iter().chain(particulars.removes).collect();
         let record = Record { entry: Some(entry), writes, removes, done };
         if let Some(position) = self.append_record(record) {
             self.recent.remember(ActionKey::Check(request.id), position);
@@ -298,14 +337,16 @@ impl AgentActor {
     }
 
     /// What is to be said of a result for whose call nothing is reserved.
-    fn unsettled(&mut self, action: &Action) -> Paid {
-        let Action::LlmResult { call: Some(call), .. } = action else { return Paid::nothing() };
-        let Some(record) = &self.record else { return Paid::nothing() };
+    fn unsettled(&mut self, action: &Action) -> Particulars {
+        let Action::LlmResult { call: Some(call), .. } = action else {
+            return Particulars::nothing();
+        };
+        let Some(record) = &self.record else { return Particulars::nothing() };
         if self.policies.in_force(self.id.workspace, &record.facts).windows.is_empty() {
-            return Paid::nothing();
+            return Particulars::nothing();
         }
         let detail = vec![("call", call.to_string()), ("posted_by", "nothing_reserved".to_owned())];
-        Paid { detail, charge: Some(Charge::NotOpen), ..Paid::nothing() }
+        Particulars { detail, charge: Some(Charge::NotOpen), ..Particulars::nothing() }
     }
 
     /// Notes that a budget suspends the agent, unless it does already.
@@ -359,7 +400,12 @@ impl AgentActor {
 
     /// Decides by the snapshot in force; `None` when the agent is not registered.
     fn judge(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
-        self.judge_with(action, &[], &[], Cost::default(), now)
+        self.judge_with(action, &[], &[], Cost::default(), false, now)
+    }
+
+    /// Decides an action that a person has approved.
+    fn judge_approved(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
+        self.judge_with(action, &[], &[], Cost::default(), true, now)
     }
 
     fn judge_with(
@@ -368,6 +414,7 @@ impl AgentActor {
         answers: &[(WindowId, Asked)],
         shared_budgets: &[SharedBudget<'_>],
         cost: Cost,
+        is_approved: bool,
         now: Timestamp,
     ) -> Option<Judgement> {
         let record = self.record.as_ref()?;
@@ -392,6 +439,7 @@ impl AgentActor {
             budgets: &budgets,
             shared_budgets,
             cost,
+            is_approved,
         };
         Some(judge(&rules.policies, &facts, action, now))
     }
@@ -469,9 +517,11 @@ impl AgentActor {
                 keys: Vec::new(),
                 suspended: None,
                 budget_suspension: None,
+                registered_by: String::new(),
             },
         };
         record.prove_key(&public_key, now);
+        record.registered_by = actor.strip_prefix("key:").unwrap_or(&actor).to_owned();
         let level = record.facts.governance_level.as_str();
         let mut detail = vec![("governance_level", level), ("name", record.facts.name.as_str())];
         let optional = [("org", &record.facts.org), ("team", &record.facts.team)];
@@ -553,6 +603,7 @@ impl AgentActor {
                 latency_us: entry.latency_us.unwrap_or_default(),
                 repeated: true,
                 charge: None,
+                approval: entry.detail.get("approval").and_then(|id| id.parse().ok()),
             }))
         });
     }

@@ -23,6 +23,9 @@ pub struct AgentRecord {
     /// Set while a budget of its policies has it suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_suspension: Option<BudgetSuspension>,
+    /// The id of the API key it last registered with: its holder approves nothing of this agent.
+    #[serde(default)]
+    pub registered_by: String,
 }
 
 /// A budget's suspension of an agent. It ends by itself.

@@ -1,5 +1,6 @@
 //! The door to the actors: every operation there is, each behind its permit.
 
+mod approvals;
 mod money;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +18,8 @@ use crate::{
     },
     agent_record::{AgentRecord, AgentStatus},
     api_key::{ApiKey, KeyRecord, MAX_KEYS_EVER},
+    approval::{ApprovalActor, NotAnswered},
+    approvers::ApproversError,
     budget_book::BudgetError,
     budget_window::BudgetWindowActor,
     keys,
@@ -94,6 +97,12 @@ pub enum GovernanceError {
     /// The prices were refused.
     #[error(transparent)]
     Prices(#[from] PricesError),
+    /// The answer to a request for approval was not taken.
+    #[error(transparent)]
+    NotAnswered(#[from] NotAnswered),
+    /// The approvers were refused.
+    #[error(transparent)]
+    Approvers(#[from] ApproversError),
     /// The audit log could not be read or closed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailed),
@@ -138,6 +147,9 @@ impl Governance {
         let _ = services.policy_sets.set(Arc::clone(&policy_sets));
         let _ = services.agents.set(Arc::downgrade(&agents));
         let _ = services.windows.set(windows);
+        let approvals: Arc<Directory<ApprovalActor>> =
+            Directory::new(node.clone(), Arc::clone(&services), passing);
+        let _ = services.approvals.set(approvals);
         let governance = Self {
             agents,
             tenants: Directory::new(node, Arc::clone(&services), resident),
@@ -145,6 +157,7 @@ impl Governance {
             services,
         };
         tokio::spawn(governance.clone().keep_checkpoints(options.checkpoint_every));
+        tokio::spawn(governance.clone().wake_approvals());
         governance
     }
 

@@ -3,7 +3,7 @@
 
 use aa_budget::{Period, ReservationId};
 use aa_ledger::Stream;
-use aa_protocol::{ActionId, AgentId, WorkspaceId};
+use aa_protocol::{ActionId, AgentId, ApprovalId, WorkspaceId};
 use aa_store::{KeyRange, Subspace};
 use bytes::Bytes;
 
@@ -38,6 +38,7 @@ pub fn head(workspace: WorkspaceId, stream: Stream) -> Bytes {
         Stream::Agent(agent) => heads.key(*agent.as_uuid()),
         // Agents may choose their own ids.
         Stream::Budget(budget) => heads.with("budget").key(*budget.as_uuid()),
+        Stream::Approval(approval) => heads.with("approval").key(*approval.as_uuid()),
     }
 }
 
@@ -133,6 +134,71 @@ pub fn reservation_id(window: &Subspace, key: &[u8]) -> Option<ReservationId> {
 /// `call/<ws>/<agent>/…`: the calls of an agent for which something is reserved.
 pub fn calls(workspace: WorkspaceId, agent: AgentId) -> Subspace {
     tenant("call", workspace).with(*agent.as_uuid())
+}
+
+/// `approval/<ws>/<id>`: a request for approval.
+pub fn approval(workspace: WorkspaceId, id: ApprovalId) -> Bytes {
+    tenant("approval", workspace).key(*id.as_uuid())
+}
+
+/// All requests of a workspace.
+pub fn approvals(workspace: WorkspaceId) -> KeyRange {
+    tenant("approval", workspace).range()
+}
+
+/// `pending_approval/<ws>/<id>`: the requests nobody has decided.
+pub fn pending_approval(workspace: WorkspaceId, id: ApprovalId) -> Bytes {
+    tenant("pending_approval", workspace).key(*id.as_uuid())
+}
+
+/// All undecided requests, of every workspace: their actors' clocks are set when a node starts.
+pub fn all_pending_approvals() -> KeyRange {
+    Subspace::root().with("pending_approval").range()
+}
+
+/// The undecided requests of a workspace.
+pub fn pending_approvals(workspace: WorkspaceId) -> KeyRange {
+    tenant("pending_approval", workspace).range()
+}
+
+/// The request in a key of [`pending_approval`].
+pub fn pending_approval_id(key: &[u8]) -> Option<(WorkspaceId, ApprovalId)> {
+    let mut parts = Subspace::root().with("pending_approval").unpack(key).ok()?;
+    let (workspace, id) = (parts.uuid().ok()?, parts.uuid().ok()?);
+    parts.end().ok()?;
+    Some((WorkspaceId::from_uuid(workspace), ApprovalId::from_uuid(id)))
+}
+
+/// The request in a key of [`approval`] or of [`pending_approval`].
+pub fn approval_id(key: &[u8]) -> Option<ApprovalId> {
+    if let Some((_, id)) = pending_approval_id(key) {
+        return Some(id);
+    }
+    let mut parts = Subspace::root().with("approval").unpack(key).ok()?;
+    parts.uuid().ok()?;
+    let id = ApprovalId::from_uuid(parts.uuid().ok()?);
+    parts.end().ok()?;
+    Some(id)
+}
+
+/// `asked/<ws>/<agent>/<digest>`: the pending request that an agent has for what has this digest.
+pub fn asked(workspace: WorkspaceId, agent: AgentId, digest: &str) -> Bytes {
+    asked_by(workspace, agent).key(digest)
+}
+
+/// The pending requests of an agent, by what they are about.
+pub fn asked_by(workspace: WorkspaceId, agent: AgentId) -> Subspace {
+    tenant("asked", workspace).with(*agent.as_uuid())
+}
+
+/// `session_grant/<ws>/<agent>/…`: what people have approved for whole sessions of an agent.
+pub fn session_grants(workspace: WorkspaceId, agent: AgentId) -> Subspace {
+    tenant("session_grant", workspace).with(*agent.as_uuid())
+}
+
+/// `approvers/<ws>/…`: the groups and chains that approve.
+pub fn approvers(workspace: WorkspaceId) -> Subspace {
+    tenant("approvers", workspace)
 }
 
 /// `api_key/<SHA-256 of the key>`: what an API key is good for. Not below a workspace: it is how a

@@ -10,6 +10,9 @@
 pub mod agent;
 pub mod agent_record;
 pub mod api_key;
+pub mod approval;
+pub mod approval_record;
+pub mod approvers;
 pub mod audit;
 pub mod budget_book;
 pub mod budget_window;

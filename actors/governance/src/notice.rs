@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aa_protocol::{AgentId, WorkspaceId};
+use aa_protocol::{AgentId, ApprovalId, WorkspaceId};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
@@ -20,6 +20,15 @@ pub enum Notice {
         agent: AgentId,
         /// Whether it is suspended now.
         suspended: bool,
+    },
+    /// A request for approval was decided.
+    ApprovalDecided {
+        /// Whose request it is.
+        agent: AgentId,
+        /// Which.
+        approval: ApprovalId,
+        /// Whether the action may go on.
+        approved: bool,
     },
 }
 

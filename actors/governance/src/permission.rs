@@ -96,6 +96,12 @@ operations! {
     ReadBudgets: "read budgets" for Owner | Admin | Developer | Viewer;
     /// Setting and removing budgets and prices.
     ManageBudgets: "change budgets and prices" for Owner | Admin;
+    /// Reading requests for approval, with what agents want to do in full.
+    ReadApprovals: "read requests for approval" for Owner | Admin | Developer | Viewer;
+    /// Answering requests for approval, of those groups that the key is in.
+    AnswerApprovals: "answer requests for approval" for Owner | Admin | Developer | Viewer;
+    /// Setting who approves.
+    ManageApprovers: "change who approves" for Owner | Admin;
     /// Creating and revoking API keys. A developer's reach ends at its own: see [`Permit::check_grant`]
     /// and [`Permit::revokes_only_of`].
     ManageKeys: "manage API keys" for Owner | Developer;

@@ -7,7 +7,7 @@ use aa_protocol::WorkspaceId;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::{budget_book::BudgetBook, prices::Prices};
+use crate::{approvers::Approvers, budget_book::BudgetBook, prices::Prices};
 
 /// The rules of a workspace at one moment.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct PolicySnapshot {
     pub budgets: Arc<BudgetBook>,
     /// What models cost.
     pub prices: Arc<Prices>,
+    /// Who is asked for approval.
+    pub approvers: Arc<Approvers>,
 }
 
 /// Holds the snapshot in force. Reading it takes no lock.

@@ -1,6 +1,7 @@
 //! The policy-set actor: checks and compiles what is uploaded, keeps every revision, holds the budgets and prices
 //! that operators set, and publishes the snapshot that decisions are made by.
 
+mod approval;
 mod load;
 mod money;
 
@@ -13,8 +14,9 @@ use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-pub use self::money::MoneyMessage;
+pub use self::{approval::ApproversMessage, money::MoneyMessage};
 use crate::{
+    approvers::Approvers,
     budget_book::BudgetBook,
     chain::Chain,
     keys,
@@ -42,6 +44,8 @@ pub enum PolicySetMessage {
     Remove(Removal, Reply<Result<PolicyHeader, PolicyError>>),
     /// Changes budgets or prices.
     Money(MoneyMessage),
+    /// Changes who approves.
+    Approvers(ApproversMessage),
 }
 
 /// A document on its way in.
@@ -133,6 +137,7 @@ pub struct PolicySetActor {
     policies: BTreeMap<String, Known>,
     budgets: Arc<BudgetBook>,
     prices: Arc<Prices>,
+    approvers: Arc<Approvers>,
     cell: Arc<PolicyCell>,
 }
 
@@ -180,6 +185,7 @@ impl Entity for PolicySetActor {
             }
             PolicySetMessage::Remove(removal, reply) => self.remove(removal, now, reply),
             PolicySetMessage::Money(message) => self.change_money(message, now),
+            PolicySetMessage::Approvers(message) => self.change_approvers(message, now),
         }
         Flow::Continue
     }
@@ -395,6 +401,7 @@ impl PolicySetActor {
             set,
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&self.prices),
+            approvers: Arc::clone(&self.approvers),
         }
     }
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     agent::{AgentActor, AgentKeyId, AgentMessage, Metered},
+    approval::{ApprovalActor, ApprovalKey, ApprovalMessage},
     audit::Turns,
     budget_window::{BudgetWindowActor, WindowMessage},
     metrics::Metrics,
@@ -51,6 +52,7 @@ pub struct Services {
     pub(crate) policy_sets: OnceLock<Arc<Directory<PolicySetActor>>>,
     pub(crate) agents: OnceLock<Weak<Directory<AgentActor>>>,
     pub(crate) windows: OnceLock<Arc<Directory<BudgetWindowActor>>>,
+    pub(crate) approvals: OnceLock<Arc<Directory<ApprovalActor>>>,
     /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
     /// second, and the others are for decisions.
     pub(crate) compiler: Semaphore,
@@ -72,6 +74,7 @@ impl Services {
             policy_sets: OnceLock::new(),
             agents: OnceLock::new(),
             windows: OnceLock::new(),
+            approvals: OnceLock::new(),
             compiler: Semaphore::new(1),
             log_readers: Turns::default(),
             mac: ArcSwap::from_pointee(keys.mac),
@@ -103,6 +106,24 @@ impl Services {
             None => (Fault::Gone, message),
         };
         fault.1.fail(fault.0);
+    }
+
+    /// Sends a message to a request for approval. What it cannot take answers its own reply with the reason.
+    pub(crate) fn send_approval(&self, key: &ApprovalKey, message: ApprovalMessage) {
+        let fault = match self.approvals.get() {
+            Some(approvals) => match approvals.send(key, message) {
+                Ok(()) => return,
+                Err((fault, message)) => (fault, message),
+            },
+            None => (Fault::Gone, message),
+        };
+        fault.1.fail(fault.0);
+    }
+
+    /// Lets a request for approval look at the clock; whether there was somebody to look, or nobody will ever be.
+    pub(crate) fn wake_approval(&self, key: ApprovalKey) -> bool {
+        let Some(approvals) = self.approvals.get() else { return true };
+        approvals.send(&key, ApprovalMessage::Wake).is_ok()
     }
 
     /// Tells an agent what one of its actions waits for. One that has left memory meanwhile is started for it, which

@@ -225,12 +225,11 @@ async fn a_suspended_agent_is_denied_everything_until_it_is_resumed() {
 async fn an_agent_that_never_registered_is_told_so() {
     let world = World::new().await;
     let (reply, answer) = Reply::channel();
-    let request = aa_governance::agent::Request {
-        id: ActionId::from_bytes([1; 16]),
-        trace: None,
-        action: world::action_of(BASH),
-        received: aa_protocol::Timestamp::from_micros(0),
-    };
+    let request = aa_governance::agent::Request::new(
+        ActionId::from_bytes([1; 16]),
+        world::action_of(BASH),
+        aa_protocol::Timestamp::from_micros(0),
+    );
     world.governance.check(&world.id("ghost"), request, reply);
     assert!(settled(answer).await.unwrap().is_err());
 }

@@ -427,3 +427,114 @@ async fn a_store_that_fails_between_reserve_and_decision_loses_no_money() {
     }
     assert_eq!(team_spent(&world).await, (cents(12.0), NanoUsd::ZERO));
 }
+
+// --- The published ways in which gateways overspend -------------------------------------------------
+
+/// Check, then increment: every check passes before the first increment. Here the check is the reservation; see also
+/// `many_agents_at_once_never_overspend_their_team`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_calls_of_one_agent_passes_no_further_than_its_budget() {
+    let world = world().await;
+    let agent = world.register("a").await;
+    world.apply(TEN_CENTS_A_DAY).await;
+    let text = call(30);
+    let checks = (0..50).map(|number| world.check(&agent, number, &text));
+    let answers: Vec<_> = join_all(checks).await.into_iter().map(Result::unwrap).collect();
+    let passed = answers.iter().filter(|answer| answer.decision.verdict == Verdict::Allow).count();
+    assert_eq!(passed, 3);
+}
+
+/// Per-replica counting: each of N processes admits the whole budget.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_over_one_store_spend_one_budget() {
+    let world = world().await;
+    set(&world, team(1.0, Period::Daily)).await;
+    let mut agents = Vec::new();
+    for number in 0..6 {
+        agents.push(world.register(&format!("a{number}")).await);
+    }
+    let text = call(70);
+    let mut passed = 0;
+    for round in 0..2_u128 {
+        // Each takes the shards over from the other, which still answers until it learns of it.
+        let other = world.beside().await;
+        let checks = agents.iter().enumerate().flat_map(|(index, agent)| {
+            let through = if (index + round as usize) % 2 == 0 { &world } else { &other };
+            [
+                through.check_again(agent, round * 2, &text),
+                other.check_again(agent, round * 2 + 1, &text),
+            ]
+        });
+        let answers = join_all(checks).await;
+        passed += answers.iter().filter(|answer| answer.decision.verdict == Verdict::Allow).count();
+        other.node.stop().await;
+    }
+    assert_eq!(passed, 14, "14 × 7 ¢ fit a dollar, whoever is asked");
+    let third = world.beside().await;
+    let budgets = third.governance.budgets(&third.permit(), None, 10).await;
+    let span = budgets.unwrap()[0].span;
+    assert_eq!((span.posted.cost(), span.reserved.cost()), (NanoUsd::ZERO, cents(98.0)));
+}
+
+/// A reservation that leaks when the request is cancelled: the client that gave up asks again, or says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_request_leaves_no_reservation_of_its_own() {
+    let world = world().await;
+    let agent = world.register("a").await;
+    set(&world, team(1.0, Period::Daily)).await;
+    let text = call(80);
+    // Given up before the answer: the decision stands, under its id.
+    let _ = tokio::time::timeout(Duration::ZERO, world.check(&agent, 1, &text)).await;
+    let again = world.check(&agent, 1, &text).await.unwrap();
+    assert_eq!(again.decision.verdict, Verdict::Allow);
+    assert_eq!(team_spent(&world).await, (NanoUsd::ZERO, cents(8.0)), "once, not twice");
+    world.check(&agent, 2, &ended(1, "not_charged", "")).await.unwrap();
+    assert_eq!(team_spent(&world).await, (NanoUsd::ZERO, NanoUsd::ZERO));
+}
+
+/// A budget that is changed while calls are being paid: each is held against one limit, the old or the new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_that_is_lowered_while_calls_are_reserved_admits_nothing_more_once_it_is_in_force()
+{
+    let world = world().await;
+    let agent = world.register("a").await;
+    set(&world, team(2.0, Period::Daily)).await;
+    let text = call(10);
+    let checks = (0..120).map(|number| world.check(&agent, number, &text));
+    let (answers, ()) = tokio::join!(join_all(checks), set(&world, team(0.5, Period::Daily)));
+    let passed = answers.into_iter().map(Result::unwrap);
+    let passed = passed.filter(|answer| answer.decision.verdict == Verdict::Allow).count();
+    assert!((50..=120).contains(&passed), "{passed}");
+    let (_, reserved) = team_spent(&world).await;
+    assert_eq!(reserved, cents(passed as f64), "every call let go holds its reservation");
+    let refused = world.check(&agent, 1_000, &text).await.unwrap();
+    assert_eq!(verdict(&refused), (Verdict::Deny, ReasonCode::BudgetExceeded));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_of_usage_that_contradicts_itself_is_charged_in_full() {
+    let world = world().await;
+    let agent = world.register("a").await;
+    set(&world, team(1.0, Period::Daily)).await;
+    allowed(&world, &agent, 1, 50).await;
+    let id = ActionId::from_bytes(1_u128.to_be_bytes());
+    let usage = format!(
+        r#"{{"kind":"llm_result","model":"test-model","content":"x","call":"{id}","usage":{{"input_tokens":1,"output_tokens":1,"cached_input_tokens":9}}}}"#
+    );
+    let settled = world.check(&agent, 2, &usage).await.unwrap();
+    let Some(Charge::Settled { amount, basis }) = settled.charge else { panic!("{settled:?}") };
+    assert_eq!((amount.cost(), basis), (cents(5.0), Basis::Reservation));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_beyond_what_can_be_counted_is_charged_in_full() {
+    let world = world().await;
+    let agent = world.register("a").await;
+    set(&world, team(1.0, Period::Daily)).await;
+    allowed(&world, &agent, 1, 50).await;
+    let settled = world.check(&agent, 2, &result(1, u64::MAX)).await.unwrap();
+    let Some(Charge::Settled { amount, basis }) = settled.charge else { panic!("{settled:?}") };
+    assert_eq!((amount.cost(), basis), (cents(5.0), Basis::Reservation));
+    let endless = world.check(&agent, 3, &call(u64::MAX)).await.unwrap();
+    assert_eq!(verdict(&endless), (Verdict::Deny, ReasonCode::BudgetExceeded));
+}

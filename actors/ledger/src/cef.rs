@@ -51,6 +51,7 @@ fn name(entry: &Entry) -> String {
         (Kind::Key, _) => "key changed".to_owned(),
         (Kind::Workspace, _) => "workspace changed".to_owned(),
         (Kind::Budget, _) => "budget event".to_owned(),
+        (Kind::Approval, _) => "approval event".to_owned(),
     }
 }
 
@@ -62,7 +63,7 @@ fn severity(entry: &Entry) -> u8 {
         (_, Some(Verdict::RequireApproval)) => 4,
         (_, Some(Verdict::Allow)) => 1,
         (Kind::Refusal, None) => 8,
-        (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget, None) => 5,
+        (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget | Kind::Approval, None) => 5,
         (Kind::Registration | Kind::Decision | Kind::Event | Kind::Workspace, None) => 2,
     }
 }

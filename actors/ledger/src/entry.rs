@@ -7,8 +7,8 @@ mod parse;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use aa_protocol::{
-    AgentId, ApprovalTerms, BudgetId, Decision, EventId, Finding, Reason, Timestamp, Verdict,
-    WorkspaceId,
+    AgentId, ApprovalId, ApprovalTerms, BudgetId, Decision, EventId, Finding, Reason, Timestamp,
+    Verdict, WorkspaceId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +38,12 @@ pub enum Kind {
     Workspace,
     /// A budget or a price was set, or a budget reached a threshold, refused, or posted what nobody settled.
     Budget,
+    /// An approval was asked for, answered, escalated, used or expired.
+    Approval,
 }
 
-/// The chain an entry belongs to. Text form: `workspace`, `policies`, `agent:<uuid>` or `budget:<uuid>`.
+/// The chain an entry belongs to. Text form: `workspace`, `policies`, `agent:<uuid>`, `budget:<uuid>` or
+/// `approval:<uuid>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
     /// What happens to the workspace itself.
@@ -51,11 +54,15 @@ pub enum Stream {
     Agent(AgentId),
     /// What happens in one budget window.
     Budget(BudgetId),
+    /// What becomes of one request for approval.
+    Approval(ApprovalId),
 }
 
 /// A text that names no stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a stream; use workspace, policies, agent:<uuid> or budget:<uuid>")]
+#[error(
+    "`{0}` is not a stream; use workspace, policies, agent:<uuid>, budget:<uuid> or approval:<uuid>"
+)]
 pub struct StreamError(String);
 
 /// The last entry of a stream; the default is a stream without entries.
@@ -188,7 +195,7 @@ pub enum EntryError {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Registration,
         Self::Decision,
         Self::Event,
@@ -198,6 +205,7 @@ impl Kind {
         Self::Key,
         Self::Workspace,
         Self::Budget,
+        Self::Approval,
     ];
 
     /// The name in entries.
@@ -224,7 +232,7 @@ impl Stream {
     pub const fn agent(&self) -> Option<AgentId> {
         match self {
             Self::Agent(id) => Some(*id),
-            Self::Workspace | Self::Policies | Self::Budget(_) => None,
+            Self::Workspace | Self::Policies | Self::Budget(_) | Self::Approval(_) => None,
         }
     }
 }
@@ -236,6 +244,7 @@ impl fmt::Display for Stream {
             Self::Policies => f.write_str("policies"),
             Self::Agent(id) => write!(f, "agent:{id}"),
             Self::Budget(id) => write!(f, "budget:{id}"),
+            Self::Approval(id) => write!(f, "approval:{id}"),
         }
     }
 }
@@ -249,6 +258,7 @@ impl FromStr for Stream {
             None if text == "policies" => Some(Self::Policies),
             Some(("agent", id)) => id.parse().ok().map(Self::Agent),
             Some(("budget", id)) => id.parse().ok().map(Self::Budget),
+            Some(("approval", id)) => id.parse().ok().map(Self::Approval),
             _ => None,
         };
         named.ok_or_else(|| StreamError(text.chars().take(64).collect()))

@@ -47,7 +47,7 @@ pub const LEAF_PREFIX: u8 = 0x00;
 /// What precedes two children's hashes in their node's hash (RFC 6962 §2.1).
 pub const NODE_PREFIX: u8 = 0x01;
 /// The names of the kinds of entries.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "registration",
     "decision",
     "event",
@@ -57,6 +57,7 @@ pub const KINDS: [&str; 9] = [
     "key",
     "workspace",
     "budget",
+    "approval",
 ];
 /// The longest key of `detail`; keys are of `a`–`z`, `0`–`9`, `_`, `-` and `.`.
 pub const MAX_DETAIL_KEY: usize = 64;

@@ -215,6 +215,9 @@ impl<'l> Ladder<'l> {
 
     fn approval(&mut self) {
         let Action::ToolCall { tool, args } = self.action else { return };
+        if self.facts.is_approved {
+            return;
+        }
         let subject = Subject::new(tool, args, self.facts.agent, self.now);
         for (document, tool, rule) in self.rules {
             let Some(condition) = &rule.requires_approval_if else { continue };

@@ -20,6 +20,8 @@ pub struct Facts<'a> {
     pub shared_budgets: &'a [SharedBudget<'a>],
     /// The most the action can cost.
     pub cost: Cost,
+    /// Whether those who must have approved this very action: then nobody is asked again.
+    pub is_approved: bool,
 }
 
 /// The most an action can cost.
@@ -115,6 +117,7 @@ impl<'a> Facts<'a> {
             budgets: &Unmetered,
             shared_budgets: &[],
             cost: Cost::default(),
+            is_approved: false,
         }
     }
 }

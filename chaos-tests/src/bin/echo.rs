@@ -77,6 +77,13 @@ impl v1::gateway_server::Gateway for Echo {
         Err(Status::unimplemented("this is an echo"))
     }
 
+    async fn await_approval(
+        &self,
+        _request: Request<v1::AwaitApprovalRequest>,
+    ) -> Result<Response<v1::ApprovalState>, Status> {
+        Err(Status::unimplemented("this is an echo"))
+    }
+
     type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::ServerFrame, Status>> + Send>>;
 
     async fn session(

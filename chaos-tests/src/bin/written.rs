@@ -81,7 +81,7 @@ async fn decide(path: &Path, in_flight: u128) -> Result<RedbStats, Error> {
             answers.push(answer);
             let id = ActionId::from_bytes(number.to_be_bytes());
             let received = clock.now();
-            Check { request: Request { id, trace: None, action: action.clone(), received }, reply }
+            Check { request: Request::new(id, action.clone(), received), reply }
         });
         governance.check_all(&id, checks.collect());
         for answer in answers {

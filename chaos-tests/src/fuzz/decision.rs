@@ -78,6 +78,7 @@ fn ask(policies: &AgentPolicies, agent: &AgentFacts, question: &Question) -> Out
         rates: &question.rates,
         budgets: &Budgets(&question.spending),
         shared_budgets: &[],
+        is_approved: false,
         cost: Amount::new(NanoUsd(question.cost), 0).unwrap_or_default().into(),
     };
     let action: Action = parsed(&question.action);

@@ -215,6 +215,7 @@ impl<F: Fn(&ActionSummary<'_>) -> Option<Action>> Replay<F> {
             rates: &CallsAt { calls: &known.calls, now: entry.time },
             budgets: &Unmetered,
             shared_budgets: &[],
+            is_approved: false,
             cost: Cost::default(),
         };
         let latest = entry.time.saturating_add(self.lag);

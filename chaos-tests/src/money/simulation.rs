@@ -43,6 +43,7 @@ pub struct Simulation {
     agents: Vec<SimAgent>,
     next_action: u128,
     takeovers: u64,
+    rates: FaultRates,
 }
 
 /// What a run did, for people.
@@ -138,6 +139,7 @@ impl Simulation {
             agents: Vec::new(),
             next_action: 0,
             takeovers: 0,
+            rates: FaultRates::default(),
         };
         simulation.take_over().await;
         simulation
@@ -159,13 +161,14 @@ impl Simulation {
     /// What is wrong, with the seed it is reached by.
     pub async fn run(mut self, actions: u64, at_once: usize) -> Result<Outcome, String> {
         let mut outcome = Outcome::default();
-        self.faults.set_rates(FaultRates {
+        self.rates = FaultRates {
             conflict: 0.001,
             unknown_applied: 0.001,
             unknown_lost: 0.001,
             unavailable: 0.001,
             ..FaultRates::default()
-        });
+        };
+        self.faults.set_rates(self.rates);
         while outcome.actions < actions {
             let errands: Vec<_> = (0..at_once).map(|_| self.errand()).collect();
             let reports = self.carry_out(errands).await?;
@@ -177,7 +180,8 @@ impl Simulation {
                 return Err(self.failed(violation));
             }
         }
-        self.faults.set_rates(FaultRates::default());
+        self.rates = FaultRates::default();
+        self.faults.set_rates(self.rates);
         self.come_to_rest().await?;
         self.compare(&mut outcome).await?;
         Ok(outcome)
@@ -200,7 +204,10 @@ impl Simulation {
             NodeOptions { name: "node".into(), shards: 3, lease: Duration::from_secs(10) };
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
         let clock = Arc::new(self.clock.clone());
+        // Starting under faults is another test's affair.
+        self.faults.set_rates(FaultRates::default());
         let node = Node::start(store, clock, entropy, options).await.expect("a node starts");
+        self.faults.set_rates(self.rates);
         let keys = AuditKeys {
             log_seed: Zeroizing::new([9; 32]),
             mac: MacKey::new("k1", &MAC_SECRET).expect("a key"),
@@ -241,7 +248,7 @@ impl Simulation {
             (3, "Asia/Beirut", "suspend"),
         ] {
             let source = format!(
-                "apiVersion: agent-assembly/v1\nkind: Policy\nmetadata: {{name: team-{team}, version: '1'}}\nspec:\n  scope: team:{}\n  budget: {{daily_limit_usd: 0.5, monthly_limit_usd: 4, timezone: {zone}, action_on_exceed: {action}}}\n",
+                "apiVersion: agent-assembly/v1\nkind: Policy\nmetadata: {{name: team-{team}, version: '1'}}\nspec:\n  scope: team:{}\n  budget: {{daily_limit_usd: 1, monthly_limit_usd: 9, timezone: {zone}, action_on_exceed: {action}}}\n",
                 team_name(team),
             );
             let applied =
@@ -252,10 +259,10 @@ impl Simulation {
 
     fn limit(&mut self, period: Period) -> NanoUsd {
         let cents = match period {
-            Period::Hourly => 20..200,
-            Period::Daily => 100..1_000,
-            Period::Weekly => 300..3_000,
-            Period::Monthly => 1_000..10_000,
+            Period::Hourly => 200..4_000,
+            Period::Daily => 2_000..20_000,
+            Period::Weekly => 10_000..60_000,
+            Period::Monthly => 40_000..200_000,
         };
         NanoUsd(self.chance.i64(cents) * 10_000_000)
     }
@@ -361,7 +368,7 @@ impl Simulation {
             .collect();
         let mut reports = Vec::new();
         let mut ticks = 0_u64;
-        let taken_over_at = (self.chance.u8(..) == 0).then(|| self.chance.u64(1..200));
+        let taken_over_at = (self.chance.u16(..400) == 0).then(|| self.chance.u64(1..6));
         loop {
             tokio::select! {
                 biased;
@@ -640,7 +647,7 @@ fn send(
     clock: &ManualClock,
 ) -> Answered {
     let (reply, answer) = Reply::channel();
-    let request = Request { id: action, trace: None, action: body.clone(), received: clock.now() };
+    let request = Request::new(action, body.clone(), clock.now());
     if let Some(governance) = &*door.lock() {
         governance.check(id, request, reply);
     }

@@ -155,10 +155,11 @@ fn show(agent: &Agent, format: Format, terminal: &mut Terminal) -> Result<(), Fa
     let suspended = terminal.paint(Style::Bad, "suspended");
     let by_operator = agent.suspended.as_ref().map(describe_suspension);
     let by_budget = agent.budget_suspension.as_ref().map(describe_budget_suspension);
-    let status = match [by_operator, by_budget].into_iter().flatten().reduce(|a, b| format!("{a}; {b}")) {
-        None => terminal.paint(Style::Good, "active").into_owned(),
-        Some(why) => format!("{suspended} {why}"),
-    };
+    let status =
+        match [by_operator, by_budget].into_iter().flatten().reduce(|a, b| format!("{a}; {b}")) {
+            None => terminal.paint(Style::Good, "active").into_owned(),
+            Some(why) => format!("{suspended} {why}"),
+        };
     let shown = |text: &Option<String>| printable(text.as_deref().unwrap_or("–")).into_owned();
     let facts = [
         ("name", printable(&agent.name).into_owned()),

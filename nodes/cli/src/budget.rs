@@ -167,8 +167,7 @@ fn set(arguments: &SetArguments, terminal: &mut Terminal) -> Result<Exit, Failur
         alert_at: arguments.alert_at.clone(),
     };
     let api = Api::open(&arguments.api)?;
-    let set: BudgetWithSpending =
-        api.request(Method::PUT, &segments).json(&request)?.read()?;
+    let set: BudgetWithSpending = api.request(Method::PUT, &segments).json(&request)?.read()?;
     if arguments.format == Format::Json {
         terminal.json(&set)?;
         return Ok(Exit::Done);
@@ -205,8 +204,16 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     let headings = [
-        "OF", "WINDOW", "COST LIMIT", "SPENT", "RESERVED", "TOKEN LIMIT", "TOKENS", "USED",
-        "EXCEEDED", "RESETS",
+        "OF",
+        "WINDOW",
+        "COST LIMIT",
+        "SPENT",
+        "RESERVED",
+        "TOKEN LIMIT",
+        "TOKENS",
+        "USED",
+        "EXCEEDED",
+        "RESETS",
     ];
     let mut columns = Columns::new(&headings, terminal.colour());
     for BudgetWithSpending { budget, current } in budgets {
@@ -311,12 +318,12 @@ fn spent(current: &Turn, terminal: &Terminal) -> Vec<(&'static str, String)> {
     let percent = terminal.paint(style_of(current.percent), &percent);
     let sum = format!("{}, {} tokens", dollars(current.spent_usd), current.spent_tokens);
     let reserved = amount(current.reserved_usd, current.reserved_tokens)
-        .map(|reserved| format!("{reserved}, for {} calls under way", current.calls_under_way));
+        .map(|reserved| format!("{reserved}, for {} under way", calls(current.calls_under_way)));
     let estimated = amount(current.estimated_usd, current.estimated_tokens)
         .map(|estimated| format!("{estimated}, for calls whose cost nobody reported"));
     let overrun = amount(current.overrun_usd, current.overrun_tokens)
         .map(|overrun| format!("{overrun}, beyond what was reserved"));
-    let refused = (current.refused > 0).then(|| format!("{} calls", current.refused));
+    let refused = (current.refused > 0).then(|| calls(current.refused));
     let lines = [
         ("spent", Some(format!("{sum} ({percent})"))),
         ("estimated", estimated),
@@ -327,6 +334,10 @@ fn spent(current: &Turn, terminal: &Terminal) -> Vec<(&'static str, String)> {
         ("resets", Some(short(&current.resets_at))),
     ];
     lines.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn calls(count: u64) -> String {
+    if count == 1 { "1 call".to_owned() } else { format!("{count} calls") }
 }
 
 fn used(percent: u64) -> Text {

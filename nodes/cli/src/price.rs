@@ -105,11 +105,11 @@ pub(crate) struct SetArguments {
     /// llama, deepseek, xai, cohere, other
     #[arg(long, value_parser = parse_family)]
     family: Option<Family>,
+    /// For people, or the prices as they are in force
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
     #[command(flatten)]
     stated: Stated,
-    /// For people, or the prices as they are in force
-    #[arg(long, value_enum, default_value_t, help_heading = "Options")]
-    format: Format,
     #[command(flatten)]
     api: ApiArguments,
 }
@@ -139,11 +139,11 @@ pub(crate) struct DenyArguments {
 #[derive(Args, Debug)]
 #[command(after_help = remote_help("aasm price unknown fallback --input 30 --output 120"))]
 pub(crate) struct FallbackArguments {
+    /// For people, or the prices as they are in force
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
     #[command(flatten)]
     stated: Stated,
-    /// For people, or the prices as they are in force
-    #[arg(long, value_enum, default_value_t, help_heading = "Options")]
-    format: Format,
     #[command(flatten)]
     api: ApiArguments,
 }

@@ -5,14 +5,18 @@ mod refusal;
 mod registration;
 mod session;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use aa_governance::{
     Governance,
-    agent::{AgentKeyId, Answer, Charge, NotRegistered, Report, Request as CheckRequest},
+    agent::{
+        AgentKeyId, Answer, Charge, MAX_CONTEXT, NotRegistered, Report, Request as CheckRequest,
+        SessionId,
+    },
+    notice::Notice,
 };
 use aa_protocol::{
-    ActionId, EventId, Timestamp,
+    ActionId, ApprovalId, EventId, Timestamp,
     wire::{WireError, v1},
 };
 use aa_runtime::{Clock, Entropy, Fault, Reply};
@@ -55,7 +59,20 @@ struct Inner {
 struct Caller {
     id: AgentKeyId,
     expires: Timestamp,
+    session: Option<SessionId>,
 }
+
+/// An action as it was read.
+struct Parsed {
+    id: ActionId,
+    trace: Option<[u8; 16]>,
+    action: aa_protocol::Action,
+    approval: Option<ApprovalId>,
+    context: Option<String>,
+}
+
+/// The longest that a unary caller waits for a person's decision; it asks again then.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 // === impl Gateway ===
 
@@ -100,13 +117,9 @@ impl Gateway {
     }
 
     /// Takes an action apart; what is malformed is audited before it is refused.
-    async fn parse(
-        &self,
-        caller: &Caller,
-        action: v1::Action,
-    ) -> Result<(ActionId, Option<[u8; 16]>, aa_protocol::Action), Status> {
-        match action.into_parts() {
-            Ok(parts) => Ok(parts),
+    async fn parse(&self, caller: &Caller, action: v1::Action) -> Result<Parsed, Status> {
+        match Parsed::of(action) {
+            Ok(parsed) => Ok(parsed),
             Err(error) => Err(self.malformed(caller, &error).await),
         }
     }
@@ -133,12 +146,58 @@ impl Gateway {
         Ok(())
     }
 
+    /// How a request for approval stands, once it is decided or `wait` is over. Nobody's thread waits.
+    async fn await_decision(
+        &self,
+        caller: &Caller,
+        id: ApprovalId,
+        wait: Duration,
+    ) -> Result<v1::ApprovalState, Status> {
+        // First listen, then look: a decision in between is heard.
+        let mut notices = self.inner.governance.notices(caller.id.workspace);
+        let decided = async {
+            loop {
+                match notices.recv().await {
+                    Ok(Notice::ApprovalDecided { approval, .. }) if approval == id => return,
+                    Ok(_) => {}
+                    // Something was missed: look.
+                    Err(_) => return,
+                }
+            }
+        };
+        let mut state = self.approval_state(caller, id).await?;
+        if state.state == "pending" && !wait.is_zero() {
+            let _ = tokio::time::timeout(wait, decided).await;
+            state = self.approval_state(caller, id).await?;
+        }
+        Ok(state)
+    }
+
+    async fn approval_state(
+        &self,
+        caller: &Caller,
+        id: ApprovalId,
+    ) -> Result<v1::ApprovalState, Status> {
+        let found = self.inner.governance.approval_of(&caller.id, id).await;
+        let found = found.map_err(|error| match error {
+            aa_governance::GovernanceError::Fault(fault) => fault_status(&fault),
+            other => Status::unavailable(other.to_string()),
+        })?;
+        let record = found.ok_or_else(|| {
+            Status::not_found(format!("there is no request for approval {id} of this agent"))
+        })?;
+        Ok(v1::ApprovalState {
+            state: record.state().to_owned(),
+            deadline_unix_us: record.deadline.as_micros(),
+        })
+    }
+
     async fn report(&self, caller: &Caller, event: v1::Event) -> Result<Report, Status> {
         let v1::Event { action, outcome, duration_us, occurred_at_unix_us } = event;
         let Some(action) = action else {
             return Err(self.malformed(caller, &WireError::Missing("event.action")).await);
         };
-        let (id, trace, action) = self.parse(caller, action).await?;
+        let Parsed { id, trace, action, .. } = self.parse(caller, action).await?;
         let outcome = match v1::Outcome::try_from(outcome) {
             Ok(v1::Outcome::Ok) => "ok",
             Ok(v1::Outcome::Error) => "error",
@@ -184,7 +243,7 @@ impl v1::gateway_server::Gateway for Gateway {
         request: Request<v1::RenewTokenRequest>,
     ) -> Result<Response<v1::AgentToken>, Status> {
         let caller = self.caller(request.metadata()).await?;
-        Ok(Response::new(self.token_for(&caller.id)))
+        Ok(Response::new(self.token_for(&caller.id, caller.session)))
     }
 
     async fn check_policy(
@@ -197,9 +256,9 @@ impl v1::gateway_server::Gateway for Gateway {
         let gauges = self.inner.admission.caller(&caller.id);
         let bytes = request.get_ref().encoded_len();
         let _admitted = gauges.admit(bytes).map_err(overload_status)?;
-        let (id, trace, action) = self.parse(&caller, request.into_inner()).await?;
+        let parsed = self.parse(&caller, request.into_inner()).await?;
         let (reply, answer) = Reply::channel();
-        let check = CheckRequest { id, trace, action, received };
+        let check = parsed.received(received, caller.session);
         self.inner.governance.check(&caller.id, check, reply);
         let answer = durable(answer.await)?;
         Ok(Response::new(decision_message(&answer)))
@@ -221,6 +280,19 @@ impl v1::gateway_server::Gateway for Gateway {
         Ok(Response::new(v1::Recorded { event_id: event.to_string() }))
     }
 
+    async fn await_approval(
+        &self,
+        request: Request<v1::AwaitApprovalRequest>,
+    ) -> Result<Response<v1::ApprovalState>, Status> {
+        self.check_draining()?;
+        let caller = self.caller(request.metadata()).await?;
+        let v1::AwaitApprovalRequest { approval_id, wait_ms } = request.into_inner();
+        let id = <[u8; 16]>::try_from(approval_id.as_ref())
+            .map_err(|_| Status::invalid_argument("`approval_id` must be 16 bytes"))?;
+        let wait = Duration::from_millis(wait_ms).min(MAX_WAIT);
+        self.await_decision(&caller, ApprovalId::from_bytes(id), wait).await.map(Response::new)
+    }
+
     type SessionStream = ServerFrames;
 
     async fn session(
@@ -238,7 +310,8 @@ impl v1::gateway_server::Gateway for Gateway {
 impl Caller {
     fn of(claims: &Claims) -> Self {
         let id = AgentKeyId { workspace: claims.ws, agent: claims.sub };
-        Self { id, expires: Timestamp::from_micros(claims.exp.saturating_mul(1_000_000)) }
+        let expires = Timestamp::from_micros(claims.exp.saturating_mul(1_000_000));
+        Self { id, expires, session: claims.sid.map(SessionId) }
     }
 }
 
@@ -272,7 +345,7 @@ fn settled<T>(answer: Result<Result<T, NotRegistered>, Fault>) -> Result<T, Stat
 }
 
 fn decision_message(answer: &Answer) -> v1::Decision {
-    let Answer { decision, event, latency_us, repeated, charge } = answer;
+    let Answer { decision, event, latency_us, repeated, charge, approval: asked } = answer;
     let charge = charge.map(|charge| match charge {
         Charge::Settled { amount, basis } => v1::Charge {
             settled: true,
@@ -282,5 +355,31 @@ fn decision_message(answer: &Answer) -> v1::Decision {
         },
         Charge::NotOpen => v1::Charge::default(),
     });
-    v1::Decision { charge, ..v1::Decision::from_parts(decision, *event, *latency_us, *repeated) }
+    let message = v1::Decision::from_parts(decision, *event, *latency_us, *repeated);
+    let approval = message.approval.map(|terms| v1::Approval {
+        id: asked.map_or_else(Default::default, |id| id.to_bytes().to_vec().into()),
+        ..terms
+    });
+    v1::Decision { charge, approval, ..message }
+}
+
+// === impl Parsed ===
+
+impl Parsed {
+    fn of(message: v1::Action) -> Result<Self, WireError> {
+        let approval = message.approval()?;
+        let context = message.context.clone();
+        if context.chars().count() > MAX_CONTEXT {
+            let length = context.len();
+            return Err(WireError::TooLong { field: "action.context", length });
+        }
+        let context = (!context.is_empty()).then_some(context);
+        let (id, trace, action) = message.into_parts()?;
+        Ok(Self { id, trace, action, approval, context })
+    }
+
+    fn received(self, received: Timestamp, session: Option<SessionId>) -> CheckRequest {
+        let Self { id, trace, action, approval, context } = self;
+        CheckRequest { id, trace, action, received, approval, session, context }
+    }
 }

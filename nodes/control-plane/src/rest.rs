@@ -10,6 +10,8 @@
 )]
 
 pub mod agents;
+pub mod approvals;
+pub mod approvers;
 pub mod audit;
 pub mod budgets;
 pub mod health;
@@ -143,6 +145,14 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
             budgets::remove_workspace_budget
         ))
         .routes(routes!(prices::get_prices, prices::set_prices))
+        .routes(routes!(approvals::list_approvals))
+        .routes(routes!(approvals::get_approval))
+        .routes(routes!(approvals::approve))
+        .routes(routes!(approvals::deny))
+        .routes(routes!(approvers::get_approvers))
+        .routes(routes!(approvers::set_group, approvers::remove_group))
+        .routes(routes!(approvers::set_team_chain, approvers::remove_team_chain))
+        .routes(routes!(approvers::set_workspace_chain, approvers::remove_workspace_chain))
         .routes(routes!(audit::list_entries))
         .routes(routes!(audit::tail_entries))
         .routes(routes!(audit::export_entries))
@@ -158,8 +168,8 @@ fn preamble(info: ApiInfo) -> OpenApi {
         .title("Agent Assembly operator API")
         .version(info.version)
         .description(Some(
-            "Policies, agents, budgets, prices, audit log and API keys of one workspace: the one the \
-             presented key belongs to. Errors are problem documents (RFC 9457).",
+            "Policies, agents, budgets, prices, approvals, audit log and API keys of one workspace: the \
+             one the presented key belongs to. Errors are problem documents (RFC 9457).",
         ))
         .license(Some(
             LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),

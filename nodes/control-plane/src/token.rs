@@ -55,6 +55,9 @@ pub struct Claims {
     pub exp: i64,
     /// Unique per token.
     pub jti: String,
+    /// The run of the agent's program: the same in every token that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<u64>,
 }
 
 /// Why a token was refused.
@@ -99,10 +102,23 @@ impl TokenKey {
         now: Timestamp,
         jti: uuid::Uuid,
     ) -> (String, i64) {
+        self.issue_to(workspace, agent, None, now, jti)
+    }
+
+    /// A token for one run of an agent's program, as [`Self::issue`].
+    pub fn issue_to(
+        &self,
+        workspace: WorkspaceId,
+        agent: AgentId,
+        sid: Option<u64>,
+        now: Timestamp,
+        jti: uuid::Uuid,
+    ) -> (String, i64) {
         let iat = now.unix_seconds();
         let exp = iat + LIFETIME_SECONDS;
         let jti = jti.as_simple().to_string();
-        let claims = Claims { iss: ISSUER.to_owned(), sub: agent, ws: workspace, iat, exp, jti };
+        let claims =
+            Claims { iss: ISSUER.to_owned(), sub: agent, ws: workspace, iat, exp, jti, sid };
         // Strings and integers always serialize.
         let payload = serde_json::to_vec(&claims).unwrap_or_default();
         let signed = format!("{}.{}", self.header, BASE64_URL_SAFE_NO_PAD.encode(payload));

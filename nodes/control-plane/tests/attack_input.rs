@@ -275,7 +275,7 @@ async fn a_look_alike_of_an_allowed_host_is_denied() {
             port: 443,
         });
         let id = (number as u128 + 1).to_be_bytes().to_vec().into();
-        let asked = v1::Action { id, trace_id: Default::default(), kind: Some(connect) };
+        let asked = v1::Action { id, kind: Some(connect), ..Default::default() };
         match peer.check(&token, asked).await {
             Ok(decision) => {
                 let verdict = decision.verdict() == v1::Verdict::Allow;
@@ -315,7 +315,7 @@ async fn a_nul_byte_is_refused_in_every_text_of_an_action() {
     let count = kinds.len();
     for (number, kind) in kinds.into_iter().enumerate() {
         let id = (number as u128 + 1).to_be_bytes().to_vec().into();
-        let asked = v1::Action { id, trace_id: Default::default(), kind: Some(kind.clone()) };
+        let asked = v1::Action { id, kind: Some(kind.clone()), ..Default::default() };
         let refused = peer.check(&token, asked).await.expect_err(&format!("{kind:?}"));
         assert_eq!(refused.code(), Code::InvalidArgument, "{kind:?}: {refused}");
         assert!(refused.message().contains("NUL"), "{kind:?}: {refused}");
@@ -332,8 +332,8 @@ async fn arguments_are_taken_to_their_depth_and_no_further() {
         |depth: usize| format!("{{\"k\":{}1{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
     let call = |number: u128, args_json: String| v1::Action {
         id: number.to_be_bytes().to_vec().into(),
-        trace_id: Default::default(),
         kind: Some(v1::action::Kind::ToolCall(v1::ToolCall { tool: "t".to_owned(), args_json })),
+        ..Default::default()
     };
     peer.check(&token, call(1, nested(64))).await.expect("64 levels are taken");
     let hostile = [
@@ -378,7 +378,6 @@ async fn no_condition_lets_an_agents_arguments_cost_others_their_time() {
     ];
     let call = |number: u128| v1::Action {
         id: number.to_be_bytes().to_vec().into(),
-        trace_id: Default::default(),
         kind: Some(v1::action::Kind::ToolCall(v1::ToolCall {
             tool: "bash".to_owned(),
             args_json: format!(
@@ -387,6 +386,7 @@ async fn no_condition_lets_an_agents_arguments_cost_others_their_time() {
                 "x".repeat(200_000)
             ),
         })),
+        ..Default::default()
     };
     for (number, cel) in conditions.into_iter().enumerate() {
         let (status, answer) = peer.apply("", condition(cel).into()).await;

@@ -144,11 +144,11 @@ async fn malformed_actions_get_a_precise_status_and_an_entry() {
     let token = peer.register("a").await;
     let tool = |tool: &str, args: &str| v1::Action {
         id: vec![7; 16].into(),
-        trace_id: Default::default(),
         kind: Some(v1::action::Kind::ToolCall(v1::ToolCall {
             tool: tool.to_owned(),
             args_json: args.to_owned(),
         })),
+        ..Default::default()
     };
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let cases = [

@@ -6,7 +6,7 @@ use super::v1;
 use crate::{
     action::{Action, CallEnd, Usage},
     decision::{ApprovalTerms, BudgetStanding, Decision, Reason, ReasonCode, Verdict},
-    id::{ActionId, EventId},
+    id::{ActionId, ApprovalId, EventId},
     json::{JsonError, parse_json},
     money::NanoUsd,
     time::Timestamp,
@@ -79,12 +79,25 @@ impl v1::Action {
         Ok((ActionId::from_bytes(id), trace, kind.try_into()?))
     }
 
+    /// The request for approval that the action refers to.
+    ///
+    /// # Errors
+    /// It is not 16 bytes.
+    pub fn approval(&self) -> Result<Option<ApprovalId>, WireError> {
+        match self.approval_id.len() {
+            0 => Ok(None),
+            _ => id_bytes("action.approval_id", &self.approval_id)
+                .map(|bytes| Some(ApprovalId::from_bytes(bytes))),
+        }
+    }
+
     /// Composes the message.
     pub fn from_parts(id: ActionId, trace: Option<[u8; 16]>, action: &Action) -> Self {
         Self {
             id: id.to_bytes().to_vec().into(),
             trace_id: trace.map_or_else(Default::default, |trace| trace.to_vec().into()),
             kind: Some(action.into()),
+            ..Self::default()
         }
     }
 }
@@ -230,6 +243,7 @@ impl v1::Decision {
             approval: decision.approval.as_ref().map(|terms| v1::Approval {
                 timeout_seconds: terms.timeout_seconds,
                 roles: terms.roles.clone(),
+                id: Default::default(),
             }),
             repeated_action: repeat,
             charge: None,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aa_protocol::{
-    ActionId, AgentId, Decision, EventId, Timestamp,
+    ActionId, AgentId, ApprovalId, Decision, EventId, Timestamp,
     wire::v1::{self, action::Kind},
 };
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
@@ -11,6 +11,7 @@ use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use crate::{
     client::{AgentSpec, Registrar},
     config::{Config, OnUnreachable},
+    decided::Decided,
     error::ClientError,
     exchange::Exchange,
     link::{Link, News, Supervisor},
@@ -38,6 +39,9 @@ pub struct Checked {
     pub action_id: ActionId,
     /// `false` when the owner's [`OnUnreachable::Allow`] let it through without a gateway.
     pub governed: bool,
+    /// The request that a person has to answer, when the verdict is that approval is required. To go on once it is
+    /// decided, check the same action with it; see [`Options::approval`].
+    pub approval_id: Option<ApprovalId>,
 }
 
 /// What a caller may add to one check.
@@ -45,8 +49,20 @@ pub struct Checked {
 pub struct Options {
     /// The W3C trace the action belongs to.
     pub trace_id: Option<[u8; 16]>,
-    /// The longest to wait, retries included; `None` takes the configured time.
+    /// The longest to wait, retries included; `None` takes the configured time. People's time to decide on an approval
+    /// is not in it.
     pub timeout: Option<Duration>,
+    /// The request for approval that an earlier check of the same action led to: its decision is waited for.
+    pub approval: Option<Approval>,
+}
+
+/// A request for approval, and how long to wait for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Approval {
+    /// The request; see [`Checked::approval_id`].
+    pub id: ApprovalId,
+    /// The longest to wait for a person's decision. A request that nobody decides expires by itself.
+    pub wait: Duration,
 }
 
 /// Something that happened outside a decision.
@@ -93,13 +109,16 @@ impl Agent {
         let connecting = Link::Down { problem: "not connected yet".to_owned() };
         let (link, link_seen) = watch::channel(connecting);
         let (news, news_seen) = watch::channel(News::default());
+        let decided = Decided::default();
         let expected_id =
             spec.id.unwrap_or_else(|| AgentId::of_name(config.workspace_id, &spec.name));
-        let exchange = Arc::new(Exchange::new(config, spec.name, link_seen, news_seen));
+        let exchange =
+            Arc::new(Exchange::new(config, spec.name, link_seen, news_seen, decided.clone()));
         let supervisor = Supervisor {
             registrar,
             link,
             news,
+            decided,
             agent_id: Arc::clone(&exchange.agent_id),
             unregistered: Arc::clone(&exchange.unregistered),
         };
@@ -209,6 +228,7 @@ impl Event {
                 id: self.action_id.to_bytes().to_vec().into(),
                 trace_id: self.trace_id.map(|trace| trace.to_vec().into()).unwrap_or_default(),
                 kind: Some(self.action),
+                ..v1::Action::default()
             }),
             outcome: outcome.into(),
             duration_us: u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aa_protocol::{
-    ActionId, AgentId, Decision, EventId, Reason, ReasonCode, Verdict,
+    ActionId, AgentId, ApprovalId, Decision, EventId, Reason, ReasonCode, Verdict,
     wire::{
         WireError,
         v1::{self, action::Kind, client_frame},
@@ -21,10 +21,11 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
-    agent::{Checked, Options},
+    agent::{Approval, Checked, Options},
     backlog::{Backlog, Full},
     backoff::{Backoff, jittered},
     config::{Config, OnUnreachable},
+    decided::Decided,
     error::ClientError,
     link::{Link, News},
     session::{Answer, MAX_FRAME_BYTES, Session},
@@ -39,6 +40,7 @@ pub(crate) struct Exchange {
     pub(crate) news: watch::Receiver<News>,
     pub(crate) unregistered: Arc<Notify>,
     pub(crate) backlog: Backlog,
+    decided: Decided,
     in_flight: Semaphore,
 }
 
@@ -59,6 +61,8 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(2);
 /// How long to give the agent to register anew before a frame is tried under the new token.
 const REGISTRATION_TAKES: Duration = Duration::from_millis(100);
 const REGISTRATIONS: u32 = 3;
+/// How often to look at a request for approval of which nothing is heard.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 // === impl Exchange ===
 
@@ -68,6 +72,7 @@ impl Exchange {
         name: String,
         link: watch::Receiver<Link>,
         news: watch::Receiver<News>,
+        decided: Decided,
     ) -> Self {
         Self {
             config,
@@ -77,6 +82,7 @@ impl Exchange {
             news,
             unregistered: Arc::default(),
             backlog: Backlog::new(),
+            decided,
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
         }
     }
@@ -86,22 +92,71 @@ impl Exchange {
         action: Kind,
         options: Options,
     ) -> Result<Checked, ClientError> {
+        let Some(Approval { mut id, wait }) = options.approval else {
+            return self.check_once(action, None, options).await;
+        };
+        let until = Instant::now() + wait;
+        loop {
+            let in_time = self.await_decision(id, until).await;
+            // An approval is for the very same action, under an id of its own.
+            let checked = self.check_once(action.clone(), Some(id), options).await?;
+            match checked.approval_id {
+                // Should the request have become worthless, by a changed policy, the answer names a new one.
+                Some(asked) if in_time => id = asked,
+                _ => return Ok(checked),
+            }
+        }
+    }
+
+    /// Waits until a request for approval may have been decided; `false` when the time is up.
+    async fn await_decision(&self, id: ApprovalId, until: Instant) -> bool {
+        let mut link = self.link.clone();
+        link.mark_unchanged();
+        let reconnected = async {
+            // What was pushed while there was no stream was not heard: look once there is one again.
+            while link.changed().await.is_ok() && !matches!(&*link.borrow(), Link::Up(_)) {}
+        };
+        let news = async {
+            tokio::select! {
+                () = self.decided.heard_of(id) => {}
+                () = reconnected => {}
+            }
+        };
+        let look_at = until.min(Instant::now() + LOOK_EVERY);
+        let _ = timeout_at(look_at, news).await;
+        Instant::now() < until
+    }
+
+    async fn check_once(
+        &self,
+        action: Kind,
+        approval: Option<ApprovalId>,
+        options: Options,
+    ) -> Result<Checked, ClientError> {
         let id = ActionId::from_bytes(fresh_id()?);
         let action = v1::Action {
             id: id.to_bytes().to_vec().into(),
             trace_id: options.trace_id.map(|trace| trace.to_vec().into()).unwrap_or_default(),
             kind: Some(action),
+            approval_id: approval.map_or_else(Default::default, |id| id.to_bytes().to_vec().into()),
+            context: String::new(),
         };
         let patience = self.patience(options.timeout);
         let body = client_frame::Body::Check(action);
         match self.ask(patience, &body).await {
-            Ok(Answer::Decision(decision)) => Ok(Checked {
-                event_id: Some(event_id(&decision.event_id)?),
-                latency_us: decision.latency_us,
-                action_id: id,
-                governed: true,
-                decision: decision.to_decision()?,
-            }),
+            Ok(Answer::Decision(decision)) => {
+                let approval_id = decision.approval.as_ref().and_then(|approval| {
+                    approval.id.as_ref().try_into().ok().map(ApprovalId::from_bytes)
+                });
+                Ok(Checked {
+                    event_id: Some(event_id(&decision.event_id)?),
+                    latency_us: decision.latency_us,
+                    action_id: id,
+                    governed: true,
+                    decision: decision.to_decision()?,
+                    approval_id,
+                })
+            }
             Ok(_) => Err(misplaced_answer()),
             Err(ClientError::Unreachable { problem, .. })
                 if self.config.on_unreachable == OnUnreachable::Allow =>
@@ -256,6 +311,7 @@ impl Exchange {
             latency_us: 0,
             action_id: id,
             governed: false,
+            approval_id: None,
         })
     }
 

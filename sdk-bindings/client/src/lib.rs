@@ -18,6 +18,7 @@ mod backoff;
 pub mod blocking;
 mod client;
 mod config;
+mod decided;
 mod error;
 mod exchange;
 mod link;
@@ -25,7 +26,7 @@ mod session;
 mod token;
 mod transport;
 
-pub use agent::{Agent, Checked, Event, Options, Outcome};
+pub use agent::{Agent, Approval, Checked, Event, Options, Outcome};
 pub use client::{AgentSpec, Client};
 pub use config::{ApiKey, Config, ConfigError, GatewayUrl, OnUnreachable};
 pub use error::ClientError;

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use crate::{
     backoff::Backoff,
     client::Registrar,
+    decided::Decided,
     error::{ClientError, status_problem},
     session::{Answer, Session},
     token::Token,
@@ -45,6 +46,8 @@ pub(crate) struct Supervisor {
     pub(crate) registrar: Registrar,
     pub(crate) link: watch::Sender<Link>,
     pub(crate) news: watch::Sender<News>,
+    /// The requests for approval that were decided, as they are.
+    pub(crate) decided: Decided,
     pub(crate) agent_id: Arc<OnceLock<AgentId>>,
     /// Rung by callers whose frame was refused because the token lapsed or the agent is not known.
     pub(crate) unregistered: Arc<Notify>,
@@ -87,7 +90,12 @@ impl Supervisor {
             None => self.register().await?,
         };
         let patience = self.registrar.patience();
-        let opening = Session::open(&mut self.registrar.grpc, &standing, self.news.clone());
+        let opening = Session::open(
+            &mut self.registrar.grpc,
+            &standing,
+            self.news.clone(),
+            self.decided.clone(),
+        );
         let session = within(patience, opening).await;
         // A token the gateway no longer takes is forgotten, any other survives the attempt.
         if session.as_ref().err().is_none_or(|status| status.code() != Code::Unauthenticated) {

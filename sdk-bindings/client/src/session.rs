@@ -2,13 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use aa_protocol::ApprovalId;
 use aa_protocol::wire::v1::{self, client_frame, gateway_client::GatewayClient, server_frame};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-use crate::{error::status_problem, link::News, token::Token};
+use crate::{decided::Decided, error::status_problem, link::News, token::Token};
 
 /// The largest frame that is sent, in bytes: what a gRPC server takes by default. A larger one would end
 /// the stream for every action on it, so it is refused before it leaves.
@@ -71,6 +72,7 @@ struct Reader {
     inbound: Streaming<v1::ServerFrame>,
     waiting: Arc<Waiting>,
     news: watch::Sender<News>,
+    decided: Decided,
     abandoned: oneshot::Receiver<()>,
 }
 
@@ -82,6 +84,7 @@ impl Session {
         grpc: &mut GatewayClient<Channel>,
         token: &Token,
         news: watch::Sender<News>,
+        decided: Decided,
     ) -> Result<Self, Status> {
         let (outbound, frames) = mpsc::channel(OUTBOUND);
         let mut request = Request::new(ReceiverStream::new(frames));
@@ -91,7 +94,7 @@ impl Session {
         let (alive, abandoned) = oneshot::channel();
         let waiting =
             Arc::new(Waiting { callers: Mutex::default(), state: watch::Sender::new(State::Open) });
-        let reader = Reader { inbound, waiting: Arc::clone(&waiting), news, abandoned };
+        let reader = Reader { inbound, waiting: Arc::clone(&waiting), news, decided, abandoned };
         tokio::spawn(reader.run());
         Ok(Self { outbound, waiting, _alive: alive })
     }
@@ -207,6 +210,11 @@ impl Reader {
             }
             Some(Body::StatusChanged(changed)) => {
                 self.news.send_modify(|news| news.suspended = changed.suspended);
+            }
+            Some(Body::ApprovalDecided(decided)) => {
+                if let Ok(id) = decided.approval_id.as_ref().try_into() {
+                    self.decided.note(ApprovalId::from_bytes(id));
+                }
             }
             Some(Body::Draining(_)) => self.waiting.drain(),
             // News of a later version.

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use aa_client::{AgentSpec, ClientError, Config, Event, OnUnreachable, Options, Outcome, blocking};
+use aa_client::{
+    AgentSpec, Approval, ClientError, Config, Event, OnUnreachable, Options, Outcome, blocking,
+};
+use aa_protocol::ApprovalId;
 use pyo3::{
     exceptions::{PyRuntimeError, PyValueError},
     prelude::*,
@@ -143,14 +146,15 @@ impl Agent {
         self.agent.is_connected().unwrap_or(false)
     }
 
-    #[pyo3(signature = (action, trace_id=None))]
+    #[pyo3(signature = (action, trace_id=None, approval=None))]
     fn check(
         &self,
         py: Python<'_>,
         action: &Action,
         trace_id: Option<[u8; 16]>,
+        approval: Option<([u8; 16], f64)>,
     ) -> PyResult<Py<PyAny>> {
-        let options = Options { trace_id, timeout: None };
+        let options = Options { trace_id, timeout: None, approval: awaited(approval)? };
         let kind = action.kind.clone();
         let mut signals = Signals::default();
         let answer = py.detach(|| self.agent.check(kind, options, &mut || signals.none()));
@@ -158,14 +162,21 @@ impl Agent {
         into_python(py, answer)
     }
 
-    #[pyo3(signature = (action, callback, trace_id=None))]
-    fn check_then(&self, action: &Action, callback: Py<PyAny>, trace_id: Option<[u8; 16]>) {
-        let options = Options { trace_id, timeout: None };
+    #[pyo3(signature = (action, callback, trace_id=None, approval=None))]
+    fn check_then(
+        &self,
+        action: &Action,
+        callback: Py<PyAny>,
+        trace_id: Option<[u8; 16]>,
+        approval: Option<([u8; 16], f64)>,
+    ) -> PyResult<()> {
+        let options = Options { trace_id, timeout: None, approval: awaited(approval)? };
         let callbacks = self.callbacks.clone();
         self.agent.check_then(action.kind.clone(), options, move |answer| {
             // The receiver goes only when the interpreter does.
             let _ = callbacks.send(Callback { function: callback, answer });
         });
+        Ok(())
     }
 
     #[pyo3(signature = (action, checked, outcome, duration, trace_id=None))]
@@ -202,6 +213,18 @@ impl Agent {
         Ok(flushed.unwrap_or(false))
     }
 }
+
+/// The request to wait for, and for how long, from its id and seconds.
+fn awaited(approval: Option<([u8; 16], f64)>) -> PyResult<Option<Approval>> {
+    let awaited = approval.map(|(id, seconds)| {
+        let wait = duration("wait_for_approval", seconds.min(A_YEAR))?;
+        Ok(Approval { id: ApprovalId::from_bytes(id), wait })
+    });
+    awaited.transpose()
+}
+
+/// In seconds.
+const A_YEAR: f64 = 31_536_000.0;
 
 // === impl Signals ===
 

@@ -70,6 +70,11 @@ impl Checked {
     }
 
     #[getter]
+    fn approval_id(&self) -> Option<[u8; 16]> {
+        self.checked.approval_id.map(aa_protocol::ApprovalId::to_bytes)
+    }
+
+    #[getter]
     fn approval(&self) -> Option<(u64, Vec<String>)> {
         let terms = self.checked.decision.approval.as_ref()?;
         Some((terms.timeout_seconds, terms.roles.clone()))

@@ -99,6 +99,7 @@ def aaa(gateway: Gateway) -> Iterator[AgentAssembly]:
         gateway_url=client["AAA_GATEWAY_URL"],
         ca_file=client.get("AAA_CA_FILE"),
         request_timeout=15,
+        wait_for_approval=False,
     )
     yield assembly
     assert assembly.flush(BOUND)

@@ -1,17 +1,18 @@
 //! Reading an agent back from the store.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use aa_ledger::{Entry, Kind, Stream};
-use aa_protocol::{ActionId, WorkspaceId};
+use aa_protocol::{ActionId, ApprovalId, WorkspaceId};
 use aa_runtime::{LiveShard, ShardId, journal::log_prefix};
 use aa_store::{Order, Store, StoreError, Transaction};
 
 use super::{
-    AgentActor, AgentKeyId, Rates,
+    AgentActor, AgentKeyId, Rates, SessionId,
+    approving::Approving,
     metering::{MAX_OPEN_CALLS, Metering, OpenCall},
     view::View,
 };
@@ -40,6 +41,9 @@ pub(super) enum ReadError {
     Policies(#[from] aa_runtime::Fault),
 }
 
+/// The most pending requests, and grants, of an agent that are read.
+const MAX_ASKED: usize = 10_000;
+
 impl AgentActor {
     pub(super) async fn read(
         id: AgentKeyId,
@@ -56,6 +60,7 @@ impl AgentActor {
         let rates = read_rates(&mut *txn, id).await?;
         let recent = read_recent(&mut *txn, workspace, shard.id, chain.position()).await?;
         let open = read_calls(&mut *txn, id).await?;
+        let approving = read_approving(&mut *txn, id).await?;
         let facts = record.as_ref().map(|record| &record.facts);
         let policies = View::new(cell, workspace, facts);
         Ok(Self {
@@ -67,6 +72,7 @@ impl AgentActor {
             recent,
             rates,
             metering: Box::new(Metering::with_open(open)),
+            approving: Box::new(approving),
             policies,
             waiting: VecDeque::new(),
         })
@@ -89,6 +95,27 @@ async fn read_calls(
         open.insert(ActionId::from_bytes(action), stored::decode(&key, &value)?);
     }
     Ok(open)
+}
+
+/// What the agent has asked people, and been granted for sessions.
+async fn read_approving(txn: &mut dyn Transaction, id: AgentKeyId) -> Result<Approving, ReadError> {
+    let space = keys::asked_by(id.workspace, id.agent);
+    let mut asked = HashMap::new();
+    for (key, value) in txn.range_snapshot(&space.range(), MAX_ASKED, Order::Forward).await? {
+        let damaged = || Damaged::at(&key);
+        let digest = space.unpack(&key).and_then(|mut parts| Ok(parts.str()?.into_owned()));
+        let approval = value.as_ref().try_into().map_err(|_| damaged())?;
+        asked.insert(digest.map_err(|_| damaged())?, ApprovalId::from_bytes(approval));
+    }
+    let space = keys::session_grants(id.workspace, id.agent);
+    let mut granted = HashSet::new();
+    for (key, _) in txn.range_snapshot(&space.range(), MAX_ASKED, Order::Forward).await? {
+        let grant = space
+            .unpack(&key)
+            .and_then(|mut parts| Ok((SessionId(parts.u64()?), parts.str()?.into_owned())));
+        granted.insert(grant.map_err(|_| Damaged::at(&key))?);
+    }
+    Ok(Approving::of(asked, granted))
 }
 
 async fn read_rates(txn: &mut dyn Transaction, id: AgentKeyId) -> Result<Rates, ReadError> {

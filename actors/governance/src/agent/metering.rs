@@ -14,8 +14,8 @@ use aa_budget::{Amount, ReservationId, Standing};
 use aa_policy::{AgentPolicies, BudgetFacts, Cost, Judgement, Period, SharedBudget, Spend, Spent};
 use aa_pricing::{DEFAULT_MAX_OUTPUT_TOKENS, Family, ModelPrice, Priced, PricedBy, estimate};
 use aa_protocol::{
-    Action, ActionId, AgentFacts, CallEnd, Decision, NanoUsd, ReasonCode, Timestamp, Usage,
-    Verdict, WorkspaceId,
+    Action, ActionId, AgentFacts, ApprovalId, CallEnd, Decision, NanoUsd, ReasonCode, Timestamp,
+    Usage, Verdict, WorkspaceId,
 };
 use aa_runtime::{Fault, Reply};
 use bytes::Bytes;
@@ -27,6 +27,8 @@ use super::{
 };
 use crate::{
     agent_record::BudgetSuspension,
+    approval::Claimed,
+    approval_record::ApprovalRecord,
     budget_window::{Ask, Asked, RESERVED_FOR, Settlement, WindowMessage},
     keys,
     prices::Prices,
@@ -46,18 +48,19 @@ pub(super) struct Metering {
 }
 
 /// An action that waits.
-struct Parked {
-    check: Check,
+pub(super) struct Parked {
+    pub(super) check: Check,
     /// Repeats that came meanwhile.
-    also: Vec<Reply<Result<Answer, NotRegistered>>>,
-    /// How many windows have not answered.
-    waiting: usize,
-    /// Why a window did not.
-    fault: Option<Fault>,
-    stage: Stage,
+    pub(super) also: Vec<Reply<Result<Answer, NotRegistered>>>,
+    /// How many actors have not answered.
+    pub(super) waiting: usize,
+    /// Why one did not.
+    pub(super) fault: Option<Fault>,
+    pub(super) stage: Stage,
 }
 
-enum Stage {
+/// What an action waits for.
+pub(super) enum Stage {
     /// A large prompt is being measured aside.
     Pricing,
     /// The windows are setting amounts aside.
@@ -66,6 +69,10 @@ enum Stage {
     Voiding { judgement: Box<Judgement> },
     /// It is a result: the windows are posting what the call did cost.
     Posting { call: OpenCall, charge: Charge },
+    /// A person is being asked.
+    Asking { judgement: Box<Judgement> },
+    /// The request that it refers to is saying what it is worth.
+    Claiming { id: ApprovalId, judgement: Box<Judgement> },
 }
 
 /// What a call can cost.
@@ -135,7 +142,11 @@ pub enum Metered {
     Reserved(WindowId, Vec<Asked>),
     /// A window has settled what it was told, on behalf of this action.
     Settled(ActionId),
-    /// A window did not answer these actions.
+    /// The request for approval that this action led to.
+    Asked(ActionId, Box<ApprovalRecord>),
+    /// What the request for approval is worth that this action referred to.
+    Claimed(ActionId, Claimed),
+    /// An actor did not answer these actions.
     Unanswered(Vec<ActionId>, Fault),
 }
 
@@ -216,6 +227,8 @@ impl AgentActor {
             Metered::Quoted(id, quote) => self.ask(id, quote, 1, now),
             Metered::Reserved(window, answers) => self.reserved(&window, answers, now),
             Metered::Settled(id) => self.answered(id, now),
+            Metered::Asked(id, record) => self.asked(id, &record, now),
+            Metered::Claimed(id, claimed) => self.claimed(id, claimed, now),
             Metered::Unanswered(ids, fault) => self.unanswered(ids, &fault, now),
         }
         self.send_asks();
@@ -307,17 +320,17 @@ impl AgentActor {
             return;
         }
         match parked.stage {
-            Stage::Pricing => {}
+            Stage::Pricing | Stage::Asking { .. } | Stage::Claiming { .. } => {}
             Stage::Reserving { call, answers, attempt } => {
                 let Parked { check, also, .. } = parked;
                 self.decide_call(check, also, call, answers, attempt, now);
             }
             Stage::Voiding { judgement } => {
-                self.conclude(parked.check, parked.also, *judgement, Paid::nothing(), now);
+                self.conclude(parked.check, parked.also, *judgement, Particulars::nothing(), now);
             }
             Stage::Posting { call, charge } => {
                 let Some(judgement) = self.judge(&parked.check.request.action, now) else { return };
-                let paid = Paid::result(&parked.check.request.action, &call, charge);
+                let paid = Particulars::result(&parked.check.request.action, &call, charge);
                 self.conclude(parked.check, parked.also, judgement, paid, now);
             }
         }
@@ -345,7 +358,7 @@ impl AgentActor {
         };
         let is_allowed = judgement.outcome().decision.verdict == Verdict::Allow;
         if is_allowed && all_hold {
-            let paid = Paid::call(&call, &holding, now);
+            let paid = Particulars::call(&call, &holding, now);
             self.metering.open.extend(paid.opens.clone().map(|open| (id, open)));
             return self.conclude(check, also, judgement, paid, now);
         }
@@ -361,7 +374,7 @@ impl AgentActor {
             return self.ask(id, call, attempt + 1, now);
         }
         if holding.is_empty() {
-            return self.conclude(check, also, judgement, Paid::nothing(), now);
+            return self.conclude(check, also, judgement, Particulars::nothing(), now);
         }
         // First give back what was set aside, then say no: a crash in between leaves nothing reserved for long.
         let judgement = Box::new(judgement);
@@ -452,7 +465,7 @@ impl AgentActor {
             },
             enforced: window.enforced,
         }));
-        self.judge_with(action, answers, &shared, call.cost, now)
+        self.judge_with(action, answers, &shared, call.cost, false, now)
     }
 
     /// What a refusal by a budget that suspends means for the agent.
@@ -476,10 +489,14 @@ impl AgentActor {
     }
 }
 
-/// What an entry tells and keeps of money.
+/// What an entry tells beside its decision, and the state that changes with it.
 #[derive(Default)]
-pub(super) struct Paid {
+pub(super) struct Particulars {
     pub(super) detail: Vec<(&'static str, String)>,
+    /// The request for approval that the answer names.
+    pub(super) approval: Option<ApprovalId>,
+    pub(super) writes: Vec<(Bytes, Bytes)>,
+    pub(super) removes: Vec<Bytes>,
     /// The call that is open from now on.
     pub(super) opens: Option<OpenCall>,
     /// The call that is settled now.
@@ -487,11 +504,15 @@ pub(super) struct Paid {
     pub(super) charge: Option<Charge>,
 }
 
-// === impl Paid ===
+// === impl Particulars ===
 
-impl Paid {
+impl Particulars {
     pub(super) fn nothing() -> Self {
         Self::default()
+    }
+
+    pub(super) fn of_approval(id: ApprovalId) -> Self {
+        Self { detail: vec![("approval", id.to_string())], ..Self::default() }
     }
 
     fn call(call: &Quote, windows: &[WindowId], now: Timestamp) -> Self {
@@ -546,7 +567,15 @@ impl Metering {
         Self { open, ..Self::default() }
     }
 
-    /// Whether an action waits for a window.
+    pub(super) fn park(&mut self, parked: Parked) {
+        self.parked.insert(parked.check.request.id, parked);
+    }
+
+    pub(super) fn unpark(&mut self, id: ActionId) -> Option<Parked> {
+        self.parked.remove(&id)
+    }
+
+    /// Whether an action waits for another actor.
     pub(super) fn is_waiting(&self) -> bool {
         !self.parked.is_empty()
     }
@@ -555,7 +584,7 @@ impl Metering {
 // === impl Parked ===
 
 impl Parked {
-    fn new(check: Check, stage: Stage) -> Self {
+    pub(super) fn new(check: Check, stage: Stage) -> Self {
         Self { check, also: Vec::new(), waiting: 0, fault: None, stage }
     }
 

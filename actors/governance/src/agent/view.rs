@@ -7,6 +7,7 @@ use aa_policy::{AgentPolicies, Period};
 use aa_protocol::{AgentFacts, WorkspaceId};
 
 use crate::{
+    approvers::Approvers,
     budget_book::{BudgetRecord, OnExceeded},
     policy_board::{PolicyCell, PolicySnapshot},
     prices::Prices,
@@ -27,6 +28,8 @@ pub(super) struct Rules {
     /// The windows in which its calls of models are paid; none where nothing limits what it spends.
     pub(super) windows: Arc<[MeteredWindow]>,
     pub(super) prices: Arc<Prices>,
+    /// Who is asked for approval.
+    pub(super) approvers: Arc<Approvers>,
 }
 
 /// A window that an agent's calls are paid in.
@@ -82,7 +85,12 @@ impl Rules {
             limits: budget.limits,
             enforced: budget.action == OnExceeded::Deny,
         }));
-        Self { policies, windows: windows.into(), prices: Arc::clone(&snapshot.prices) }
+        Self {
+            policies,
+            windows: windows.into(),
+            prices: Arc::clone(&snapshot.prices),
+            approvers: Arc::clone(&snapshot.approvers),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use aa_store::{Order, StoreError, Transaction};
 
 use super::{Known, MAX_POLICIES, PolicySetActor, digest};
 use crate::{
+    approvers::{Approvers, ApproversError, MAX_APPROVERS},
     budget_book::{BudgetBook, MAX_BUDGETS},
     chain::{Chain, ChainError},
     keys,
@@ -34,6 +35,8 @@ pub(super) enum ReadError {
     Record(#[from] stored::ReadError),
     #[error("the prices that were set no longer pass validation: {0}")]
     Prices(#[from] PricesError),
+    #[error("the approvers that were set no longer pass validation: {0}")]
+    Approvers(#[from] ApproversError),
     #[error("the compiler ended early: {0}")]
     Compiler(#[from] tokio::task::JoinError),
 }
@@ -61,11 +64,13 @@ impl PolicySetActor {
             None => Prices::builtin(),
         };
         let prices = Arc::new(prices);
+        let approvers = Arc::new(read_approvers(&mut *txn, workspace).await?);
         let empty = PolicySnapshot {
             generation: 0,
             set: aa_policy::PolicySet::empty(),
             budgets: Arc::clone(&budgets),
             prices: Arc::clone(&prices),
+            approvers: Arc::clone(&approvers),
         };
         let mut actor = Self {
             workspace,
@@ -74,6 +79,7 @@ impl PolicySetActor {
             policies,
             budgets,
             prices,
+            approvers,
             cell: Arc::new(arc_swap::ArcSwap::from_pointee(empty)),
             chain,
             services,
@@ -81,6 +87,24 @@ impl PolicySetActor {
         actor.cell = actor.services.board.publish(workspace, actor.snapshot());
         Ok(actor)
     }
+}
+
+async fn read_approvers(
+    txn: &mut dyn Transaction,
+    workspace: WorkspaceId,
+) -> Result<Approvers, ReadError> {
+    let mut approvers = Approvers::default();
+    let space = keys::approvers(workspace);
+    let stored = txn.range_snapshot(&space.range(), 2 * MAX_APPROVERS, Order::Forward).await?;
+    for (key, value) in stored {
+        let mut parts = space.unpack(&key).map_err(|_| Damaged::at(&key))?;
+        match parts.str().map_err(|_| Damaged::at(&key))?.as_ref() {
+            "group" => approvers.set_group(stored::decode(&key, &value)?)?,
+            "chain" => approvers.set_chain(stored::decode(&key, &value)?)?,
+            _ => return Err(Damaged::at(&key).into()),
+        }
+    }
+    Ok(approvers)
 }
 
 async fn read_budgets(

@@ -47,6 +47,11 @@ impl World {
         Self::over(self.store, self.faults, self.clock).await
     }
 
+    /// A second process over the same store, which takes the shards away from this one, as this one does from it.
+    pub(crate) async fn beside(&self) -> Self {
+        Self::over(Arc::clone(&self.store), self.faults.clone(), self.clock.clone()).await
+    }
+
     async fn over(store: Arc<dyn Store>, faults: Faults, clock: ManualClock) -> Self {
         let entropy = Arc::new(SeededEntropy::new(clock.now().as_micros() as u64));
         let options = NodeOptions { name: "n".into(), shards: 2, lease: Duration::from_secs(10) };
@@ -64,6 +69,11 @@ impl World {
 
     pub(crate) fn principal(&self, grant: Grant) -> Principal {
         Principal { workspace: self.workspace, key_id: "test".into(), grant }
+    }
+
+    /// The permit of the key with this id, an owner's unless told otherwise.
+    pub(crate) fn permit_of<O: Operation>(&self, key_id: &str, grant: Grant) -> Permit<O> {
+        Principal { key_id: key_id.into(), ..self.principal(grant) }.authorize().unwrap()
     }
 
     pub(crate) fn permit<O: Operation>(&self) -> Permit<O> {
@@ -96,19 +106,21 @@ impl World {
         applied.unwrap()
     }
 
+    pub(crate) fn request(&self, action: u128, json: &str) -> Request {
+        Request::new(ActionId::from_bytes(action.to_be_bytes()), action_of(json), self.clock.now())
+    }
+
     pub(crate) async fn check(
         &self,
         id: &AgentKeyId,
         action: u128,
         json: &str,
     ) -> Result<Answer, Fault> {
+        self.ask(id, self.request(action, json)).await
+    }
+
+    pub(crate) async fn ask(&self, id: &AgentKeyId, request: Request) -> Result<Answer, Fault> {
         let (reply, answer) = Reply::channel();
-        let request = Request {
-            id: ActionId::from_bytes(action.to_be_bytes()),
-            trace: None,
-            action: action_of(json),
-            received: self.clock.now(),
-        };
         self.governance.check(id, request, reply);
         settled(answer).await.map(|answer| answer.unwrap())
     }

@@ -130,6 +130,10 @@ impl LineWriter<'_> {
                 self.raw(b"budget:");
                 self.raw(&budget.to_ascii());
             }
+            Stream::Approval(approval) => {
+                self.raw(b"approval:");
+                self.raw(&approval.to_ascii());
+            }
         }
         self.raw(b"\",\"seq\":");
         self.number(sequence);

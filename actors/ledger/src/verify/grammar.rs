@@ -186,7 +186,8 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
     let id = text(ID).as_bytes().try_into().ok().filter(|id: &&[u8; 30]| id.starts_with(b"evt_"));
     let id = id.ok_or(bad(ID, "an event id"))?;
     let stream = text(STREAM);
-    let of_one = stream.strip_prefix("agent:").or_else(|| stream.strip_prefix("budget:"));
+    let of_one = ["agent:", "budget:", "approval:"];
+    let of_one = of_one.iter().find_map(|kind| stream.strip_prefix(kind));
     if !of_one.is_some_and(|id| id.len() == 36) && !matches!(stream, "workspace" | "policies") {
         return Err(bad(STREAM, "a stream"));
     }

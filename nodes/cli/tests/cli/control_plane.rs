@@ -25,6 +25,18 @@ fn variable(file: &Path, name: &str) -> String {
 
 /// Registers an agent over the gateway and asks about each tool.
 fn act(up: &Up, agent: &str, tools: &[&str]) -> Vec<Verdict> {
+    let call =
+        |tool: &&str| Action::ToolCall { tool: (*tool).to_owned(), args: Default::default() };
+    let spec = AgentSpec { name: agent.to_owned(), ..AgentSpec::default() };
+    ask(up, spec, tools.iter().map(call))
+}
+
+/// Registers an agent over the gateway and asks about each action.
+pub(crate) fn ask(
+    up: &Up,
+    spec: AgentSpec,
+    actions: impl IntoIterator<Item = Action>,
+) -> Vec<Verdict> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let client_env = up.data().join("client.env");
@@ -32,11 +44,9 @@ fn act(up: &Up, agent: &str, tools: &[&str]) -> Vec<Verdict> {
             (name != "AAA_ON_UNREACHABLE").then(|| variable(&client_env, name))
         });
         let client = Client::connect(config.unwrap()).unwrap();
-        let spec = AgentSpec { name: agent.to_owned(), ..AgentSpec::default() };
         let agent = client.register(spec).await.unwrap();
         let mut verdicts = Vec::new();
-        for tool in tools {
-            let action = Action::ToolCall { tool: (*tool).to_owned(), args: Default::default() };
+        for action in actions {
             verdicts.push(agent.check(&action).await.unwrap().decision.verdict);
         }
         verdicts

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aa_governance::{
-    agent::AgentKeyId,
+    agent::{AgentKeyId, SessionId},
     api_key::ApiKey,
     permission::{Permit, RegisterAgents},
 };
@@ -13,6 +13,7 @@ use aa_protocol::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
+use sha2::{Digest, Sha256};
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{Gateway, bearer, refusal::fault_status};
@@ -50,14 +51,17 @@ impl Gateway {
                 return Err(refused);
             }
         };
+        // Each run of a program makes a key of its own.
+        let session = session_of(&public_key);
         let registered = self.inner.governance.register(&permit, facts, public_key).await;
         registered.map_err(|fault| fault_status(&fault))?;
-        Ok(self.token_for(&id))
+        Ok(self.token_for(&id, Some(session)))
     }
 
-    pub(super) fn token_for(&self, id: &AgentKeyId) -> v1::AgentToken {
+    pub(super) fn token_for(&self, id: &AgentKeyId, session: Option<SessionId>) -> v1::AgentToken {
         let (now, jti) = (self.inner.clock.now(), self.inner.entropy.uuid());
-        let (token, expires) = self.inner.tokens.issue(id.workspace, id.agent, now, jti);
+        let sid = session.map(|session| session.0);
+        let (token, expires) = self.inner.tokens.issue_to(id.workspace, id.agent, sid, now, jti);
         v1::AgentToken { agent_id: id.agent.to_string(), token, expires_at_unix_seconds: expires }
     }
 
@@ -154,4 +158,11 @@ fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N],
     bytes.try_into().map_err(|_| {
         Status::invalid_argument(format!("`{field}` must be {N} bytes, not {}", bytes.len()))
     })
+}
+
+/// The run of a program that holds this key: 53 bits of the key's digest, so that every reader of JSON has them exactly.
+fn session_of(public_key: &str) -> SessionId {
+    let digest = Sha256::digest(public_key.as_bytes());
+    let bits = digest.iter().take(8).fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+    SessionId(bits >> 11)
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use aa_governance::{
-    agent::{Answer, Check, NotRegistered, Request as CheckRequest},
+    agent::{Answer, Check, NotRegistered},
     notice::Notice,
 };
 use aa_protocol::{EventId, wire::v1};
@@ -200,7 +200,7 @@ impl Session {
             Ok(admitted) => admitted,
             Err(overload) => return self.refuse(tag, &overload_status(overload), slot),
         };
-        let (id, trace, action) = match self.gateway.parse(&self.caller, action).await {
+        let parsed = match self.gateway.parse(&self.caller, action).await {
             Ok(parts) => parts,
             Err(status) => return self.refuse(tag, &status, slot),
         };
@@ -211,7 +211,7 @@ impl Session {
             // A session that ended takes no answers; the decision is recorded all the same.
             let _ = out.send(Outgoing { tag, body, _slot: Some(slot) });
         });
-        let request = CheckRequest { id, trace, action, received };
+        let request = parsed.received(received, self.caller.session);
         self.checked_bytes += bytes;
         self.checks.push(Check { request, reply });
     }
@@ -287,7 +287,7 @@ impl Session {
         notice: Result<Notice, broadcast::error::RecvError>,
         slot: OwnedSemaphorePermit,
     ) {
-        use v1::server_frame::Body::{PolicyChanged, StatusChanged};
+        use v1::server_frame::Body::{ApprovalDecided, PolicyChanged, StatusChanged};
         let body = match notice {
             Ok(Notice::PolicyChanged { generation }) => {
                 PolicyChanged(v1::PolicyChanged { generation })
@@ -295,7 +295,14 @@ impl Session {
             Ok(Notice::StatusChanged { agent, suspended }) if agent == self.caller.id.agent => {
                 StatusChanged(v1::StatusChanged { suspended })
             }
-            Ok(Notice::StatusChanged { .. }) | Err(broadcast::error::RecvError::Closed) => return,
+            Ok(Notice::ApprovalDecided { agent, approval, approved })
+                if agent == self.caller.id.agent =>
+            {
+                let approval_id = approval.to_bytes().to_vec().into();
+                ApprovalDecided(v1::ApprovalDecided { approval_id, approved })
+            }
+            Ok(Notice::StatusChanged { .. } | Notice::ApprovalDecided { .. })
+            | Err(broadcast::error::RecvError::Closed) => return,
             // Too slow for every single notice: all that matters is that something changed.
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 PolicyChanged(v1::PolicyChanged { generation: 0 })

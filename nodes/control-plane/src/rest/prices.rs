@@ -198,8 +198,7 @@ pub(crate) async fn set_prices(
 
 fn priced(prices: &Prices, model: String) -> Result<PricedModel, Problem> {
     let found = prices.table.price_of(&model, &prices.unknown);
-    let found =
-        found.map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
+    let found = found.map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
     Ok(PricedModel::new(model, None, &found))
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use aa_governance::{
     Forbidden, GovernanceError,
+    approval::NotAnswered,
+    approval_record::AnswerError,
+    approvers::ApproversError,
     budget_book::BudgetError,
     policy_set::PolicyError,
     tenant::{CheckpointFailed, KeyError},
@@ -300,6 +303,33 @@ impl From<BudgetError> for Problem {
     }
 }
 
+impl From<NotAnswered> for Problem {
+    fn from(error: NotAnswered) -> Self {
+        let kind = match &error {
+            NotAnswered::Unknown(_) => ProblemKind::NotFound,
+            NotAnswered::Refused(AnswerError::Own | AnswerError::NotAsked(_)) => {
+                ProblemKind::Forbidden
+            }
+            NotAnswered::Refused(AnswerError::Decided { .. } | AnswerError::Twice) => {
+                ProblemKind::Conflict
+            }
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<ApproversError> for Problem {
+    fn from(error: ApproversError) -> Self {
+        let kind = match &error {
+            ApproversError::Unknown { .. } | ApproversError::NoWorkspaceChain => {
+                ProblemKind::NotFound
+            }
+            _ => ProblemKind::InvalidRequest,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<CheckpointFailed> for Problem {
     fn from(error: CheckpointFailed) -> Self {
         Self::unavailable(&error)
@@ -317,6 +347,8 @@ impl From<GovernanceError> for Problem {
             GovernanceError::Policy(error) => error.into(),
             GovernanceError::Key(error) => error.into(),
             GovernanceError::Budget(error) => error.into(),
+            GovernanceError::NotAnswered(error) => error.into(),
+            GovernanceError::Approvers(error) => error.into(),
             GovernanceError::Prices(error) => {
                 Self::new(ProblemKind::InvalidRequest, error.to_string())
             }

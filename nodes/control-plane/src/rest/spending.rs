@@ -8,7 +8,9 @@ use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ApiState, access::Authorized, agents::agent_id, input::PathPart, problem::Problem, usd::Usd};
+use super::{
+    ApiState, access::Authorized, agents::agent_id, input::PathPart, problem::Problem, usd::Usd,
+};
 
 /// The present turn of a window, such as today.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,7 +1,11 @@
 //! The API as its callers see it: requests in, answers out, over the actors and a store in memory.
 
+mod approvals;
+mod approvers;
 mod audit;
+mod budgets;
 mod policies;
+mod prices;
 mod refusals;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -80,6 +84,14 @@ impl Fixture {
         made.unwrap().1.expose().to_owned()
     }
 
+    /// An owner's key of another workspace.
+    async fn stranger(&self) -> String {
+        let other: WorkspaceId = "ws-00000000-e5f6-7890-abcd-ef1234567890".parse().unwrap();
+        self.governance.set_up_workspace(other, "other").await.unwrap();
+        let made = self.governance.set_up_key(other, "owner", Grant::Owner).await;
+        made.unwrap().1.expose().to_owned()
+    }
+
     async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -116,6 +128,11 @@ impl Fixture {
     async fn post(&self, path: &str, body: Value) -> Answer {
         let content = ("application/json", serde_json::to_vec(&body).unwrap());
         self.call(&self.owner, Method::POST, path, Some(content)).await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> Answer {
+        let content = ("application/json", serde_json::to_vec(&body).unwrap());
+        self.call(&self.owner, Method::PUT, path, Some(content)).await
     }
 
     async fn delete(&self, path: &str) -> Answer {
@@ -213,15 +230,27 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
     assert_eq!(
         operations,
         [
+            "delete /api/v1/approvers/chains/teams/{team}",
+            "delete /api/v1/approvers/chains/workspace",
+            "delete /api/v1/approvers/groups/{name}",
+            "delete /api/v1/budgets/teams/{team}/{window}",
+            "delete /api/v1/budgets/workspace/{window}",
             "delete /api/v1/keys/{id}",
             "delete /api/v1/policies/{name}",
             "get /api/v1/agents",
             "get /api/v1/agents/{id}",
+            "get /api/v1/agents/{id}/spending",
+            "get /api/v1/approvals",
+            "get /api/v1/approvals/{id}",
+            "get /api/v1/approvers",
             "get /api/v1/audit/checkpoint",
             "get /api/v1/audit/entries",
             "get /api/v1/audit/export",
             "get /api/v1/audit/keys",
             "get /api/v1/audit/tail",
+            "get /api/v1/budgets",
+            "get /api/v1/budgets/teams/{team}/{window}",
+            "get /api/v1/budgets/workspace/{window}",
             "get /api/v1/health",
             "get /api/v1/keys",
             "get /api/v1/metrics",
@@ -229,11 +258,20 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "get /api/v1/policies/{name}",
             "get /api/v1/policies/{name}/history",
             "get /api/v1/policies/{name}/source",
+            "get /api/v1/prices",
             "post /api/v1/agents/{id}/resume",
             "post /api/v1/agents/{id}/suspend",
+            "post /api/v1/approvals/{id}/approve",
+            "post /api/v1/approvals/{id}/deny",
             "post /api/v1/keys",
             "post /api/v1/policies",
             "post /api/v1/policies/{name}/rollback",
+            "put /api/v1/approvers/chains/teams/{team}",
+            "put /api/v1/approvers/chains/workspace",
+            "put /api/v1/approvers/groups/{name}",
+            "put /api/v1/budgets/teams/{team}/{window}",
+            "put /api/v1/budgets/workspace/{window}",
+            "put /api/v1/prices",
         ]
     );
     assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");

@@ -69,9 +69,8 @@ impl FromStr for Usd {
             return Err(UsdError::NotADecimal(shown()));
         }
         let (kept, cut) = decimals.split_at(decimals.len().min(DECIMALS));
-        let nanos: i64 = format!("{kept:0<DECIMALS$}")
-            .parse()
-            .map_err(|_| UsdError::NotADecimal(shown()))?;
+        let nanos: i64 =
+            format!("{kept:0<DECIMALS$}").parse().map_err(|_| UsdError::NotADecimal(shown()))?;
         whole
             .parse::<i64>()
             .ok()

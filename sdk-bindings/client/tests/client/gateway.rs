@@ -172,6 +172,13 @@ impl Gateway for Scripted {
         Ok(Response::new(self.token()))
     }
 
+    async fn await_approval(
+        &self,
+        _request: Request<v1::AwaitApprovalRequest>,
+    ) -> Result<Response<v1::ApprovalState>, Status> {
+        Err(Status::unimplemented("nothing here needs approval"))
+    }
+
     async fn renew_token(
         &self,
         _: Request<v1::RenewTokenRequest>,

@@ -41,6 +41,7 @@ class Checked:
     event_id: str | None
     latency_us: int
     governed: bool
+    approval_id: bytes | None
     approval: tuple[int, list[str]] | None
     reasons: list[
         tuple[
@@ -97,12 +98,18 @@ class Agent:
     id: str
     suspended: bool
     connected: bool
-    def check(self, action: Action, trace_id: bytes | None = None) -> Checked | Failure: ...
+    def check(
+        self,
+        action: Action,
+        trace_id: bytes | None = None,
+        approval: tuple[bytes, float] | None = None,
+    ) -> Checked | Failure: ...
     def check_then(
         self,
         action: Action,
         callback: Callable[[Checked | Failure], Any],
         trace_id: bytes | None = None,
+        approval: tuple[bytes, float] | None = None,
     ) -> None: ...
     def record_outcome(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import inspect
+import math
 import os
 import threading
 import time
@@ -33,6 +34,8 @@ _VARIABLES = (
     "AAA_CA_FILE",
     "AAA_ON_UNREACHABLE",
 )
+#: Requests for approval expire by themselves.
+_AS_LONG_AS_IT_TAKES = 31_536_000.0
 _assemblies: weakref.WeakSet[AgentAssembly] = weakref.WeakSet()
 #: Handles a fork copied into this process: their destructors would wait for threads that are not here.
 _inherited: list[object] = []
@@ -53,6 +56,9 @@ class AgentAssembly:
             `"allow"` lets it go on, keeps a record in memory and delivers that later, marked.
         request_timeout: Seconds a call waits for its decision, retries included (default 5).
         connect_timeout: Seconds one attempt to connect may take (default 3).
+        wait_for_approval: Whether a call that needs a person's approval waits until the request is decided or
+            expires (the default), for how many seconds at most, or not at all: then it raises
+            `ApprovalRequired`. A waiting call holds up its own thread or task only.
         default_agent: The name of an agent that code outside every `@agent` belongs to. Without it, such
             code is not governed.
         instrument: Whether LangChain and the OpenAI client are governed. When false, only `@tool` is.
@@ -72,6 +78,7 @@ class AgentAssembly:
         on_unreachable: Literal["deny", "allow"] | None = None,
         request_timeout: float | None = None,
         connect_timeout: float | None = None,
+        wait_for_approval: bool | float = True,
         default_agent: str | None = None,
         instrument: bool = True,
     ) -> None:
@@ -90,6 +97,9 @@ class AgentAssembly:
         }
         self._settings = settings
         self._timeouts = (request_timeout, connect_timeout)
+        if not isinstance(wait_for_approval, bool) and not 0 <= wait_for_approval < math.inf:
+            raise ConfigurationError("wait_for_approval is a number of seconds, True or False")
+        self.waits_for_approval = _AS_LONG_AS_IT_TAKES if wait_for_approval is True else float(wait_for_approval)
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._agents: dict[str, list[RegisteredAgent]] = {}

@@ -175,9 +175,10 @@ class PolicyDenied(AgentAssemblyError):
 
 
 class ApprovalRequired(PolicyDenied):
-    """A person must approve the action first.
+    """A person must approve the action first, and the program does not wait for that (any longer).
 
     Attributes:
+        approval_id: The request that a person can answer: `aasm approval show`.
         timeout_seconds: How long a request stands before it expires as denied.
         roles: Who must approve; empty for the team's default.
     """
@@ -191,8 +192,10 @@ class ApprovalRequired(PolicyDenied):
         event_id: str | None = None,
         timeout_seconds: int | None = None,
         roles: Sequence[str] = (),
+        approval_id: str | None = None,
     ) -> None:
         super().__init__(message, action=action, reasons=reasons, event_id=event_id)
+        self.approval_id = approval_id
         self.timeout_seconds = timeout_seconds
         self.roles: tuple[str, ...] = tuple(roles)
 
@@ -242,7 +245,7 @@ _ADVICE = {
     "tool_denied": "use another tool, or have the policy allow this one",
     "sensitive_data": "keep the secret out of what the agent sends and receives",
     "rate_limited": "call the tool less often, or have its hourly limit raised",
-    "approval_required": "ask one of the named roles to approve it",
+    "approval_required": "ask for its approval: aasm approval list",
     "approval_condition_error": "give the call the arguments the policy's condition reads",
     "approval_expired": "ask again while an approver is at hand",
     "approval_denied": "ask the approver why",

@@ -53,3 +53,10 @@ def decided(verdict: str, event: str, agent: str, event_id: str | None, seconds:
         return
     milliseconds = max(1, -int(-seconds * 1000 // 1))
     logger.log(level, "[AAASM] Audit event written: id=%s latency=%dms", event_id, milliseconds)
+
+
+def awaiting(event: str, agent: str, approval: str) -> None:
+    """Tells that a call waits for a person, and how that person answers."""
+    logger.warning(
+        "[AAASM] Waiting for approval: event=%s agent=%s; aasm approval approve %s", event, agent, approval
+    )

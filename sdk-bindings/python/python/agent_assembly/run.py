@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,11 @@ class RegisteredAgent:
     def name(self) -> str:
         """The agent's name."""
         return self.spec.name
+
+    @property
+    def waits_for_approval(self) -> float:
+        """How many seconds its calls wait for a person; 0 when they do not."""
+        return self._assembly.waits_for_approval
 
     @property
     def workspace_id(self) -> str:
@@ -146,6 +152,9 @@ class AgentRun:
         _refuse_unusable_libraries(about)
         started = time.perf_counter()
         answer = self.native().check(action, self.trace_id)
+        awaited = self._awaited(answer, about)
+        if awaited is not None:
+            answer = self.native().check(action, self.trace_id, awaited)
         return self._judge(answer, about, started)
 
     async def check_async(self, action: Action, about: GovernedAction) -> Checked:
@@ -157,6 +166,15 @@ class AgentRun:
             return self.check(action, about)
         _refuse_unusable_libraries(about)
         started = time.perf_counter()
+        answer = await self._ask(loop, action, None)
+        awaited = self._awaited(answer, about)
+        if awaited is not None:
+            answer = await self._ask(loop, action, awaited)
+        return self._judge(answer, about, started)
+
+    async def _ask(
+        self, loop: asyncio.AbstractEventLoop, action: Action, awaited: tuple[bytes, float] | None
+    ) -> Checked | Failure:
         future: asyncio.Future[Checked | Failure] = loop.create_future()
 
         def answered(answer: Checked | Failure) -> None:
@@ -164,8 +182,20 @@ class AgentRun:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, future, answer)
 
-        self.native().check_then(action, answered, self.trace_id)
-        return self._judge(await future, about, started)
+        self.native().check_then(action, answered, self.trace_id, awaited)
+        return await future
+
+    def _awaited(
+        self, answer: Checked | Failure, about: GovernedAction
+    ) -> tuple[bytes, float] | None:
+        """The request for approval to wait for, and for how long; None when there is nothing to wait for."""
+        if isinstance(answer, Failure) or answer.verdict != "require_approval":
+            return None
+        seconds = self.agent.waits_for_approval
+        if not seconds or answer.approval_id is None:
+            return None
+        log.awaiting(about.kind, self.agent.name, str(uuid.UUID(bytes=answer.approval_id)))
+        return answer.approval_id, seconds
 
     def tell(self, action: Action) -> None:
         """Sends an action whose decision nobody waits for."""
@@ -252,6 +282,7 @@ def _not_allowed(
             event_id=event_id,
             timeout_seconds=timeout,
             roles=roles,
+            approval_id=None if answer.approval_id is None else str(uuid.UUID(bytes=answer.approval_id)),
         )
     budget = bool(reasons) and all(reason.code in BUDGET_CODES for reason in reasons)
     error = BudgetExceededError if budget else PolicyDenied

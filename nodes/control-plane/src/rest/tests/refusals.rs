@@ -39,7 +39,7 @@ async fn each_route_takes_the_roles_of_the_specification_and_names_them_in_refus
     let readers: &[Grant] = &[Owner, Admin, Developer, Viewer];
     let admins: &[Grant] = &[Owner, Admin];
     let key_makers: &[Grant] = &[Owner, Developer];
-    let routes: [(Method, &str, &[Grant]); 20] = [
+    let routes: [(Method, &str, &[Grant]); 41] = [
         (Method::GET, "/metrics", readers),
         (Method::GET, "/policies", readers),
         (Method::GET, "/policies/starter", readers),
@@ -52,6 +52,27 @@ async fn each_route_takes_the_roles_of_the_specification_and_names_them_in_refus
         (Method::GET, "/agents/x", readers),
         (Method::POST, "/agents/x/suspend", admins),
         (Method::POST, "/agents/x/resume", admins),
+        (Method::GET, "/agents/x/spending", readers),
+        (Method::GET, "/budgets", readers),
+        (Method::GET, "/budgets/teams/x/daily", readers),
+        (Method::PUT, "/budgets/teams/x/daily", admins),
+        (Method::DELETE, "/budgets/teams/x/daily", admins),
+        (Method::GET, "/budgets/workspace/daily", readers),
+        (Method::PUT, "/budgets/workspace/daily", admins),
+        (Method::DELETE, "/budgets/workspace/daily", admins),
+        (Method::GET, "/prices", readers),
+        (Method::PUT, "/prices", admins),
+        (Method::GET, "/approvals", readers),
+        (Method::GET, "/approvals/x", readers),
+        (Method::POST, "/approvals/x/approve", readers),
+        (Method::POST, "/approvals/x/deny", readers),
+        (Method::GET, "/approvers", readers),
+        (Method::PUT, "/approvers/groups/x", admins),
+        (Method::DELETE, "/approvers/groups/x", admins),
+        (Method::PUT, "/approvers/chains/teams/x", admins),
+        (Method::DELETE, "/approvers/chains/teams/x", admins),
+        (Method::PUT, "/approvers/chains/workspace", admins),
+        (Method::DELETE, "/approvers/chains/workspace", admins),
         (Method::GET, "/audit/entries", readers),
         (Method::GET, "/audit/tail", readers),
         (Method::GET, "/audit/export", readers),
@@ -115,6 +136,20 @@ async fn a_malformed_request_is_refused_with_what_was_expected() {
         "/audit/entries?event=evt_x",
         "/audit/export?format=xml",
         "/policies/starter?revision=-1",
+        "/agents/not-a-uuid/spending",
+        "/budgets?limit=0",
+        "/budgets?after=nowhere",
+        "/budgets?colour=red",
+        "/budgets/teams/x/fortnightly",
+        "/budgets/teams/a%00b/daily",
+        "/budgets/workspace/yearly",
+        "/prices?colour=red",
+        "/approvals?state=approved",
+        "/approvals?limit=0",
+        "/approvals?limit=101",
+        "/approvals?after=x",
+        "/approvals?colour=red",
+        "/approvals/not-a-uuid",
     ] {
         fixture.get(path).await.problem(400, "invalid-request");
     }

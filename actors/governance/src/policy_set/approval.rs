@@ -1,0 +1,120 @@
+//! The rules about approval: who is asked.
+
+use std::sync::Arc;
+
+use aa_ledger::Kind;
+use aa_protocol::Timestamp;
+use aa_runtime::Reply;
+
+use super::{Change, PolicySetActor};
+use crate::{
+    approvers::{ApprovalChain, ApproverGroup, ApproversError},
+    keys, stored,
+};
+
+/// A change of who is asked for approval.
+#[derive(Debug)]
+pub enum ApproversMessage {
+    /// Sets a group.
+    SetGroup(ApproverGroup, String, Reply<Result<ApproverGroup, ApproversError>>),
+    /// Takes a group away: it is that of owners and admins then.
+    RemoveGroup(String, String, Reply<Result<ApproverGroup, ApproversError>>),
+    /// Sets a team's chain, or the workspace's.
+    SetChain(ApprovalChain, String, Reply<Result<ApprovalChain, ApproversError>>),
+    /// Takes a team's chain away.
+    RemoveChain(String, String, Reply<Result<ApprovalChain, ApproversError>>),
+}
+
+impl PolicySetActor {
+    pub(super) fn change_approvers(&mut self, message: ApproversMessage, now: Timestamp) {
+        let mut approvers = (*self.approvers).clone();
+        let space = keys::approvers(self.workspace);
+        match message {
+            ApproversMessage::SetGroup(group, actor, reply) => {
+                if let Err(error) = approvers.set_group(group.clone()) {
+                    return reply.send(Ok(Err(error)));
+                }
+                self.approvers = Arc::new(approvers);
+                let key = space.with("group").key(&group.name);
+                let needed = group.needed.to_string();
+                let members = group.members.join(",");
+                let detail = [
+                    ("change", "group_set"),
+                    ("members", members.as_str()),
+                    ("name", group.name.as_str()),
+                    ("needed", needed.as_str()),
+                ];
+                let writes = vec![(key, stored::encode(&group))];
+                let change = Change {
+                    kind: Kind::Approval,
+                    actor: &actor,
+                    detail: &detail,
+                    writes,
+                    removes: vec![],
+                };
+                self.change(change, now, reply, group.clone());
+            }
+            ApproversMessage::RemoveGroup(name, actor, reply) => {
+                match approvers.remove_group(&name) {
+                    Err(error) => reply.send(Ok(Err(error))),
+                    Ok(group) => {
+                        self.approvers = Arc::new(approvers);
+                        let removes = vec![space.with("group").key(&name)];
+                        let detail = [("change", "group_removed"), ("name", name.as_str())];
+                        let change = Change {
+                            kind: Kind::Approval,
+                            actor: &actor,
+                            detail: &detail,
+                            writes: vec![],
+                            removes,
+                        };
+                        self.change(change, now, reply, group);
+                    }
+                }
+            }
+            ApproversMessage::SetChain(chain, actor, reply) => {
+                if let Err(error) = approvers.set_chain(chain.clone()) {
+                    return reply.send(Ok(Err(error)));
+                }
+                self.approvers = Arc::new(approvers);
+                let key = space.with("chain").key(&chain.team);
+                let stages = chain.stages.iter();
+                let stages: Vec<_> =
+                    stages.map(|stage| format!("{}:{}%", stage.group, stage.share)).collect();
+                let stages = stages.join(",");
+                let detail = [
+                    ("change", "chain_set"),
+                    ("stages", stages.as_str()),
+                    ("team", chain.team.as_str()),
+                ];
+                let writes = vec![(key, stored::encode(&chain))];
+                let change = Change {
+                    kind: Kind::Approval,
+                    actor: &actor,
+                    detail: &detail,
+                    writes,
+                    removes: vec![],
+                };
+                self.change(change, now, reply, chain.clone());
+            }
+            ApproversMessage::RemoveChain(team, actor, reply) => {
+                match approvers.remove_chain(&team) {
+                    Err(error) => reply.send(Ok(Err(error))),
+                    Ok(chain) => {
+                        self.approvers = Arc::new(approvers);
+                        let removes = vec![space.with("chain").key(&team)];
+                        let detail = [("change", "chain_removed"), ("team", team.as_str())];
+                        let change = Change {
+                            kind: Kind::Approval,
+                            actor: &actor,
+                            detail: &detail,
+                            writes: vec![],
+                            removes,
+                        };
+                        self.change(change, now, reply, chain);
+                    }
+                }
+            }
+        }
+    }
+}
