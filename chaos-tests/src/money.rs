@@ -26,25 +26,25 @@ const RUN: u64 = 50_000;
 const AGENTS: usize = 2_000;
 const AT_ONCE: usize = 64;
 
-/// Runs of consecutive seeds, from `seed` on, until `actions` actions are done. Each run is told on standard output.
+/// Runs of consecutive seeds, from `seed` on, until `actions` actions are done. `tell` is told of each.
 ///
 /// # Errors
 /// What is wrong, with its seed.
 ///
 /// # Panics
 /// When no runtime can be made.
-pub fn campaign(actions: u64, seed: u64) -> Result<Vec<Outcome>, String> {
+pub fn campaign(actions: u64, seed: u64, tell: fn(String)) -> Result<Vec<Outcome>, String> {
     let runs = actions.div_ceil(RUN).max(STARTS.len() as u64);
     let mut outcomes = Vec::new();
     for (seed, start) in (seed..).zip(STARTS.into_iter().cycle()).take(runs as usize) {
-        println!("seed {seed}, from {start}");
+        tell(format!("seed {seed}, from {start}"));
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let start = start.parse().expect("a time");
         let outcome = runtime.block_on(async {
-            Simulation::new(seed, AGENTS, start).await.run(actions.div_ceil(runs), AT_ONCE).await
+            Simulation::new(seed, AGENTS, actions.div_ceil(runs), start).await.run(AT_ONCE).await
         })?;
-        println!("  {outcome:?}");
+        tell(format!("  {outcome:?}"));
         outcomes.push(outcome);
     }
     Ok(outcomes)

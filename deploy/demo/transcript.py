@@ -179,15 +179,48 @@ def budget(demo: Demo) -> None:
     require("reports" in listed, "the team's budget", "none")
 
 
+def approval(demo: Demo) -> None:
+    heading(7, "An order needs a person: it waits, is approved from a second terminal, and goes on")
+    script = HERE / "purchase.py"
+    print(f"{DIM}$ python {os.path.relpath(script)} &{PLAIN}\n", flush=True)
+    agent = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=demo.environment,
+        cwd=demo.work,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        requests: list[dict[str, Any]] = []
+        while not requests:
+            require(agent.poll() is None, "a waiting agent", f"exit code {agent.returncode}")
+            require(time.monotonic() < deadline, "a request for approval", "none")
+            listed = demo.run(["aasm", "approval", "list", "--format", "json"], show=False)
+            requests = json.loads(listed)["approvals"]
+        short = str(requests[0]["id"])[:8]
+        demo.run(["aasm", "approval", "list"])
+        shown = demo.run(["aasm", "approval", "show", short])
+        require("a standing desk" in shown and "640" in shown, "every argument", shown)
+        demo.run(["aasm", "approval", "approve", short, "--reason", "budgeted for this month"])
+        printed, _ = agent.communicate(timeout=PATIENCE)
+    finally:
+        agent.kill()
+    tell(printed.rstrip())
+    require("ordered: a standing desk for $640" in printed, "the order", "none")
+
+
 def audit(demo: Demo) -> None:
-    heading(7, "What the operator sees")
+    heading(8, "What the operator sees")
     printed = demo.run(["aasm", "audit", "query", "--kind", "decision", "--limit", "20"])
     for kind in ("llm_call", "tool_call", "tool_result"):
         require(kind in printed, f"a row of {kind}", "none")
 
 
 def verify(demo: Demo) -> None:
-    heading(8, "The audit log is exported and verified, offline")
+    heading(9, "The audit log is exported and verified, offline")
     demo.run(["aasm", "audit", "keys", "--out", demo.keys])
     demo.run(["aasm", "audit", "export", "--out", demo.export])
     demo.run(["aasm", "audit", "verify", demo.export, "--keys", demo.keys])
@@ -199,7 +232,7 @@ def verify(demo: Demo) -> None:
 
 
 def tamper(demo: Demo, event: str) -> None:
-    heading(9, "One byte of the export is changed: the verification fails and names the entry")
+    heading(10, "One byte of the export is changed: the verification fails and names the entry")
     lines = demo.export.read_bytes().splitlines(keepends=True)
     number = next(index for index, line in enumerate(lines) if event.encode() in line)
     before = lines[number]
@@ -318,6 +351,7 @@ def main() -> int:
             blocked_prompt(demo)
             blocked_result(demo)
             budget(demo)
+            approval(demo)
             audit(demo)
             verify(demo)
             tamper(demo, event)

@@ -247,7 +247,7 @@ impl ApprovalRecord {
     /// The groups that are asked at `now`, for people.
     pub fn asked_now(&self, now: Timestamp) -> String {
         let open = self.stages.iter().filter(|stage| stage.opens_at <= now);
-        let names: Vec<_> = open.map(|stage| stage.described()).collect();
+        let names: Vec<_> = open.map(OpenStage::described).collect();
         names.join(if self.needs_every_stage { " and " } else { " or " })
     }
 

@@ -94,7 +94,9 @@ pub enum ApproversError {
         name: String,
     },
     /// The workspace has no chain of its own.
-    #[error("this workspace has no chain of its own: what no team's chain takes is before its owners and admins")]
+    #[error(
+        "this workspace has no chain of its own: what no team's chain takes is before its owners and admins"
+    )]
     NoWorkspaceChain,
 }
 

@@ -1,5 +1,7 @@
 //! What an agent, and the people it asks, can rely on.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod world;
 
 use std::time::Duration;

@@ -29,7 +29,8 @@ pub struct HardenError {
 
 /// Keeps the memory of this process out of core dumps, away from debuggers of the same user, and, as `swap`
 /// says, out of swap. For a program to call once, before it reads any secret. Its children inherit the limit
-/// on core dumps, and nothing else.
+/// on core dumps, and nothing else. From then on other processes of the same user cannot read its environment
+/// or its memory in `/proc`, and unless it is root's it can itself not list `/proc/self/fd`.
 ///
 /// # Errors
 /// The system refuses; what came before holds.

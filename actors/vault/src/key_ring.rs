@@ -25,8 +25,10 @@ pub const MAX_LIVE_KEYS: usize = 16;
 /// The most retired keys that a ring remembers; older ones are forgotten.
 pub const MAX_RETIRED_KEYS: usize = 32;
 
-/// The longest stored form of a ring, in bytes.
+/// The longest stored form of a ring, in bytes: base64 of the longest wrappings, and room for the rest. It
+/// stays below the 100 kB that a value of the store may have.
 pub const MAX_RING_BYTES: usize = MAX_LIVE_KEYS * (MAX_WRAPPED_BYTES * 4 / 3 + 1024) + 16 * 1024;
+const _: () = assert!(MAX_RING_BYTES < 100_000);
 
 /// The data keys of a workspace. A value: every change makes a new one, one revision higher.
 ///

@@ -28,7 +28,7 @@ pub mod transit;
 pub const MAX_MASTER_KEY_ID: usize = 256;
 
 /// The longest wrapping of a data key, in bytes; AWS KMS, whose are the longest, stays below 1 KiB.
-pub const MAX_WRAPPED_BYTES: usize = 4096;
+pub const MAX_WRAPPED_BYTES: usize = 2048;
 
 /// Names a master key: its provider, a colon, and its name there. 3 to [`MAX_MASTER_KEY_ID`] printable
 /// ASCII characters, no spaces.

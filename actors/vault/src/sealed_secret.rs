@@ -37,6 +37,7 @@ pub struct SealedSecretError {
 /// The longest stored form, in bytes: base64 of the longest secret, and 1 KiB for the rest. It stays below
 /// the 100 kB that a value of the store may have.
 pub const MAX_SEALED_BYTES: usize = (MAX_SECRET_BYTES + cipher::OVERHEAD).div_ceil(3) * 4 + 1024;
+const _: () = assert!(MAX_SEALED_BYTES < 100_000);
 
 // === impl SealedSecret ===
 

@@ -10,6 +10,9 @@ pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
 /// A secret in the clear: 1 to [`MAX_SECRET_BYTES`] bytes. It is wiped on drop and compared in constant
 /// time. It cannot be serialized, and its debug form shows nothing of it, not even its length.
+///
+/// Its pages are not locked, unlike those of keys: it lives as long as one use of it.
+/// [`Swap::Nothing`](crate::Swap::Nothing) keeps it out of swap too.
 pub struct SecretValue(Zeroizing<Vec<u8>>);
 
 /// A secret is empty or too long. The error knows its length only.

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use aa_protocol::{Timestamp, WorkspaceId};
 
 use crate::{
-    DataKey, DataKeyId, KeyRing, KeyState, MasterKey, MasterKeyError, MasterKeyId, SealedSecret,
-    SecretName, SecretValue, TooManyKeys, cipher, random::RandomError, sealed_secret::binding,
+    DataKey, DataKeyId, KeyRing, KeyState, MAX_WRAPPED_BYTES, MasterKey, MasterKeyError,
+    MasterKeyId, SealedSecret, SecretName, SecretValue, TooManyKeys, WrapContext, WrappedKey,
+    cipher, random::RandomError, sealed_secret::binding,
 };
 
 /// The open key ring of a workspace.
@@ -157,14 +158,16 @@ pub struct OtherMasterKey {
 /// See [`VaultError::Unfaithful`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{provider} wrapped data key {key} in a way that it opens as another key; the old wrapping is kept; \
-     check the key service before anything relies on it"
+    "{provider} made a wrapping of data key {key} that {problem}; it is not used and what was stored before \
+     still holds; check the key service before anything relies on it"
 )]
 pub struct UnfaithfulWrapping {
     /// What wrapped it.
     pub provider: String,
     /// The key.
     pub key: DataKeyId,
+    /// What is wrong with the wrapping.
+    pub problem: &'static str,
 }
 
 // === impl Vault ===
@@ -181,7 +184,7 @@ impl Vault {
     ) -> Result<RingChange, VaultError> {
         let key = DataKey::random(now)?;
         let id = key.id();
-        let context = crate::WrapContext { workspace, data_key: id };
+        let context = WrapContext { workspace, data_key: id };
         let wrapped = master.wrap(&key, &context).await?;
         verify(master, &wrapped, &context, &key).await?;
         Ok(RingChange { ring: KeyRing::new(workspace, id, now, wrapped), fresh: Some(key) })
@@ -398,12 +401,16 @@ impl RingChange {
 /// A wrapping is relied on only once it gave the key back: after the write it may be the only one.
 async fn verify(
     master: &dyn MasterKey,
-    wrapped: &crate::WrappedKey,
-    context: &crate::WrapContext,
+    wrapped: &WrappedKey,
+    context: &WrapContext,
     key: &DataKey,
 ) -> Result<(), VaultError> {
-    if master.unwrap(wrapped, context).await?.equals(key) {
+    let problem = if wrapped.ciphertext.len() > MAX_WRAPPED_BYTES {
+        "is longer than any should be"
+    } else if master.unwrap(wrapped, context).await?.equals(key) {
         return Ok(());
-    }
-    Err(UnfaithfulWrapping { provider: master.describe(), key: key.id() }.into())
+    } else {
+        "opens as another key"
+    };
+    Err(UnfaithfulWrapping { provider: master.describe(), key: key.id(), problem }.into())
 }

@@ -1,5 +1,7 @@
 //! Master keys in files and in the environment: what is accepted, what refused, and how keys take turns.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,5 +1,7 @@
 //! What a sealed secret opens to, and where.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use aa_protocol::{Timestamp, WorkspaceId};
 use aa_vault::{
     KeyRing, SealedSecret, SecretName, SecretValue, Vault, VaultError,
@@ -147,6 +149,17 @@ fn a_damaged_ring_is_refused_with_what_is_wrong() {
         let error = KeyRing::from_json(text.as_bytes()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn the_largest_secret_fits_its_bound_and_comes_back() {
+    let vault = vault(1);
+    let secret = SecretValue::new(vec![7; aa_vault::MAX_SECRET_BYTES]).unwrap();
+    let longest = name(&"n".repeat(aa_vault::MAX_NAME_BYTES));
+    let stored = vault.seal(&longest, u64::MAX, &secret).unwrap().to_json();
+    assert!(stored.len() <= aa_vault::MAX_SEALED_BYTES, "{}", stored.len());
+    let sealed = SealedSecret::from_json(&stored).unwrap();
+    assert!(vault.open(&longest, u64::MAX, &sealed).unwrap() == secret);
 }
 
 #[test]

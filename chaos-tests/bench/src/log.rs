@@ -70,6 +70,7 @@ impl Drafts {
                     path: Some("spec.tools.search_orders".to_owned()),
                     line: Some(14),
                     column: Some(7),
+                    budget: None,
                     message: "the tool `search_orders` is allowed".to_owned(),
                 }],
                 approval: None,

@@ -1,5 +1,7 @@
 //! Money under fire, for as many actions as wanted: `money [ACTIONS] [SEED]`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it tells its runs")]
+
 use std::{process::ExitCode, time::Instant};
 
 use aa_chaos_tests::money::campaign;
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
         }
     };
     let began = Instant::now();
-    match campaign(actions, seed) {
+    match campaign(actions, seed, |line| println!("{line}")) {
         Ok(outcomes) => {
             let done: u64 = outcomes.iter().map(|outcome| outcome.actions).sum();
             println!(

@@ -4,6 +4,8 @@
 //! under way each (`64x16`). In turn the team has no budget, and one that all of them share: then each call waits for a
 //! reservation in the same window, and each result for its posting. Three rounds each, medians.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints its measurements")]
+
 use std::{
     collections::HashMap,
     sync::{

@@ -55,6 +55,7 @@ pub async fn check_tenancy(
 ) -> Result<TenancyChecked, Violation> {
     let mut checked = TenancyChecked::default();
     let before = own_view(api, tenant, &mut checked).await?;
+    let approval = some_approval(api, tenant).await?;
     for (method, path) in routes(api).await? {
         for query in [
             "",
@@ -62,7 +63,7 @@ pub async fn check_tenancy(
             &format!("?agent={}", tenant.agent),
             &format!("?event={}", tenant.event),
         ] {
-            let uri = format!("{}{query}", filled(&path, tenant));
+            let uri = format!("{}{query}", filled(&path, tenant, approval.as_deref()));
             let (status, answer) = ask(api, &stranger.owner_key, &method, &uri).await?;
             checked.requests += 1;
             checked.refused += u64::from(!status.is_success());
@@ -107,6 +108,10 @@ async fn own_view(
         "/policies",
         "/policies/{name}",
         "/policies/{name}/history",
+        "/budgets",
+        "/prices",
+        "/approvals",
+        "/approvers",
         "/keys",
         "/audit/entries",
     ] {
@@ -141,9 +146,28 @@ async fn routes(api: &Router) -> Result<Vec<(Method, String)>, Violation> {
     Ok(routes)
 }
 
-fn filled(path: &str, tenant: &Tenant) -> String {
-    let id = if path.contains("/keys/") { &tenant.key } else { &tenant.agent };
-    path.replace("{id}", id).replace("{name}", &tenant.policy)
+/// A request for approval of the tenant's, if anything was ever asked.
+async fn some_approval(api: &Router, tenant: &Tenant) -> Result<Option<String>, Violation> {
+    let uri = "/api/v1/approvals?state=all&limit=1";
+    let (_, answer) = ask(api, &tenant.owner_key, &Method::GET, uri).await?;
+    let page: Value = serde_json::from_str(&answer).unwrap_or_default();
+    Ok(page["approvals"][0]["id"].as_str().map(str::to_owned))
+}
+
+/// A path with what is the tenant's in it. No mark is: an answer may repeat what was asked.
+fn filled(path: &str, tenant: &Tenant, approval: Option<&str>) -> String {
+    let id = if path.contains("/keys/") {
+        &tenant.key
+    } else if path.contains("/approvals/") {
+        // Without a request there is still an id of the right form.
+        approval.unwrap_or(&tenant.agent)
+    } else {
+        &tenant.agent
+    };
+    path.replace("{id}", id)
+        .replace("{name}", &tenant.policy)
+        .replace("{team}", &tenant.name)
+        .replace("{window}", "daily")
 }
 
 async fn ask(

@@ -44,6 +44,8 @@ pub struct Simulation {
     next_action: u128,
     takeovers: u64,
     rates: FaultRates,
+    /// How many actions it will do: limits are in proportion.
+    actions: u64,
 }
 
 /// What a run did, for people.
@@ -111,6 +113,9 @@ struct Report {
     retries: u64,
 }
 
+/// The actions of a run for which the limits are made.
+const FULL: u64 = 50_000;
+
 const TEAMS: usize = 12;
 const MODEL: &str = "simulated";
 const MAC_SECRET: [u8; 32] = [3; 32];
@@ -119,11 +124,11 @@ const MAC_SECRET: [u8; 32] = [3; 32];
 const PATIENCE: u64 = 20_000;
 
 impl Simulation {
-    /// A run with `agents` agents that begins at `start`.
+    /// A run of `actions` actions of `agents` agents that begins at `start`.
     ///
     /// # Panics
     /// When the actors do not start: then there is nothing to simulate.
-    pub async fn new(seed: u64, agents: usize, start: Timestamp) -> Self {
+    pub async fn new(seed: u64, agents: usize, actions: u64, start: Timestamp) -> Self {
         let clock = ManualClock::new(start);
         let faults = Faults::seeded(seed, FaultRates::default());
         let memory = MemoryStore::with(Arc::new(SystemClock::default()), faults.clone());
@@ -140,6 +145,7 @@ impl Simulation {
             next_action: 0,
             takeovers: 0,
             rates: FaultRates::default(),
+            actions,
         };
         simulation.take_over().await;
         simulation
@@ -154,12 +160,12 @@ impl Simulation {
         simulation
     }
 
-    /// Lets the clients do `actions` actions, some `at_once` of them at a time, under faults; then lets everything
+    /// Lets the clients act, some `at_once` of them at a time, under faults; then lets everything
     /// come to rest and compares.
     ///
     /// # Errors
     /// What is wrong, with the seed it is reached by.
-    pub async fn run(mut self, actions: u64, at_once: usize) -> Result<Outcome, String> {
+    pub async fn run(mut self, at_once: usize) -> Result<Outcome, String> {
         let mut outcome = Outcome::default();
         self.rates = FaultRates {
             conflict: 0.001,
@@ -169,7 +175,7 @@ impl Simulation {
             ..FaultRates::default()
         };
         self.faults.set_rates(self.rates);
-        while outcome.actions < actions {
+        while outcome.actions < self.actions {
             let errands: Vec<_> = (0..at_once).map(|_| self.errand()).collect();
             let reports = self.carry_out(errands).await?;
             for report in reports {
@@ -232,9 +238,7 @@ impl Simulation {
         let set = self.latest().set_prices(&self.permit(), terms).await;
         set.expect("the prices are set");
         for team in 0..TEAMS {
-            for period in
-                Period::ALL.into_iter().filter(|period| (team + *period as usize) % 2 == 0)
-            {
+            for period in Period::ALL.into_iter().filter(|period| has_budget(team, *period)) {
                 let action = if team == 0 { OnExceeded::Alert } else { OnExceeded::Deny };
                 let limit = self.limit(period);
                 self.set_budget(Spender::Team(team_name(team).into()), period, limit, action).await;
@@ -264,7 +268,9 @@ impl Simulation {
             Period::Weekly => 10_000..60_000,
             Period::Monthly => 40_000..200_000,
         };
-        NanoUsd(self.chance.i64(cents) * 10_000_000)
+        // Tight enough for some calls to be refused, in a short run too.
+        let cents = self.chance.i64(cents) * self.actions.min(FULL) as i64 / FULL as i64;
+        NanoUsd(cents.max(10) * 10_000_000)
     }
 
     async fn set_budget(
@@ -384,7 +390,7 @@ impl Simulation {
                         self.takeovers += 1;
                     }
                     // Most wait for a commit only, and time would but expire what they hold.
-                    if ticks % 64 == 0 {
+                    if ticks.is_multiple_of(64) {
                         self.clock.advance(Duration::from_millis(50));
                     }
                 }
@@ -427,11 +433,11 @@ impl Simulation {
         match self.chance.u8(..) {
             0..=3 => self.clock.advance(Duration::from_secs(self.chance.u64(600..5_000))),
             4 => self.clock.advance(Duration::from_secs(self.chance.u64(40_000..100_000))),
-            5..=8 => self.to_the_edge(),
+            5..=8 => self.go_to_the_edge(),
             9..=12 => {
                 let team = self.chance.usize(1..TEAMS);
                 let period = Period::ALL[self.chance.usize(..4)];
-                if (team + period as usize) % 2 == 0 {
+                if has_budget(team, period) {
                     let limit = self.limit(period);
                     let spender = Spender::Team(team_name(team).into());
                     self.set_budget(spender, period, limit, OnExceeded::Deny).await;
@@ -442,7 +448,7 @@ impl Simulation {
     }
 
     /// To a few microseconds around the next full hour, where windows end in every zone.
-    fn to_the_edge(&mut self) {
+    fn go_to_the_edge(&mut self) {
         let hour = 3_600_000_000_i64;
         let now = self.clock.now().as_micros();
         let edge = (now.div_euclid(hour) + 1) * hour - self.chance.i64(0..3);
@@ -592,6 +598,11 @@ impl Simulation {
     }
 }
 
+/// Every other period has a budget, in turn.
+const fn has_budget(team: usize, period: Period) -> bool {
+    (team + period as usize).is_multiple_of(2)
+}
+
 fn team_name(number: usize) -> String {
     format!("team-{number}")
 }
@@ -607,7 +618,7 @@ async fn carry_out(
     let mut retries = 0;
     if vanishes {
         // The answer goes nowhere.
-        let _ = send(&door, &id, action, &body, &clock);
+        drop(send(&door, &id, action, &body, &clock));
         return Ok(Report { agent, kind, action, answer: None, retries });
     }
     loop {

@@ -213,6 +213,17 @@ impl Request<'_> {
 
 // === impl ApiError ===
 
+impl ApiError {
+    /// Whether it may pass by itself: nobody refused, the other end was not there or could not answer.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::BrokenOff => true,
+            Self::Problem(problem) => problem.status >= 500 || problem.status == 429,
+            Self::Foreign { status, .. } => status.is_server_error(),
+        }
+    }
+}
+
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         Self::Refused(error.to_string())

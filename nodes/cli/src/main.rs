@@ -9,6 +9,8 @@
 
 mod agent;
 mod api;
+mod approval;
+mod approver;
 mod audit;
 mod budget;
 mod connection;
@@ -55,6 +57,12 @@ enum Command {
     /// See, suspend and resume agents
     #[command(subcommand)]
     Agent(agent::Command),
+    /// See what agents wait for, and approve or deny it
+    #[command(subcommand)]
+    Approval(approval::Command),
+    /// Set who is asked for approval
+    #[command(subcommand)]
+    Approver(approver::Command),
     /// Set budgets and see what is spent of them
     #[command(subcommand)]
     Budget(budget::Command),
@@ -106,6 +114,8 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Up(arguments) => up::run(arguments, terminal),
         Command::Policy(command) => policy::run(command, terminal),
         Command::Agent(command) => agent::run(command, terminal),
+        Command::Approval(command) => approval::run(command, terminal),
+        Command::Approver(command) => approver::run(command, terminal),
         Command::Budget(command) => budget::run(command, terminal),
         Command::Price(command) => price::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),

@@ -64,6 +64,23 @@ pub(crate) fn short(rfc3339: &str) -> String {
     seconds.replacen('T', " ", 1)
 }
 
+/// A span of time in words, in its two largest units: `4 min 10 s`.
+pub(crate) fn in_words(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
+    let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
+    let (large, small) = match (days, hours, minutes) {
+        (0, 0, 0) => return format!("{seconds} s"),
+        (0, 0, minutes) => ((minutes, "min"), (seconds, "s")),
+        (0, hours, minutes) => ((hours, "h"), (minutes, "min")),
+        (days, hours, _) => ((days, "d"), (hours, "h")),
+    };
+    match small {
+        (0, _) => format!("{} {}", large.0, large.1),
+        (count, unit) => format!("{} {} {count} {unit}", large.0, large.1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +95,21 @@ mod tests {
         assert_eq!(resolve("7d"), "2026-11-15T12:00:00.000000Z");
         for text in ["", "yesterday", "5", "-1h", "5w", "99999999999999999999d", "é"] {
             assert!(text.parse::<Moment>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_told_in_its_two_largest_units() {
+        for (seconds, words) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (250, "4 min 10 s"),
+            (3_600, "1 h"),
+            (7_505, "2 h 5 min"),
+            (3 * 86_400 + 4 * 3_600 + 59, "3 d 4 h"),
+        ] {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
         }
     }
 

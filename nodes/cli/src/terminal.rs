@@ -98,8 +98,8 @@ impl Terminal {
 
     /// Writes a value as indented JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut self.out, value)?;
-        self.out.write_all(b"\n")
+        let json = indented_json(value)?;
+        self.line(json)
     }
 
     /// Writes a value as JSON on one line.
@@ -128,13 +128,58 @@ impl Terminal {
     }
 }
 
-/// Text from elsewhere without what a terminal would obey.
+/// Text from elsewhere on one line, without what a terminal would obey: control characters, ends of lines, and marks
+/// that turn the direction of text around, so that it reads as something else.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>().into()
+    if text.chars().any(commands) {
+        text.chars().map(|c| if commands(c) { '\u{fffd}' } else { c }).collect::<String>().into()
     } else {
         text.into()
     }
+}
+
+/// JSON on one line that a terminal can be given: what [`printable`] would take away stands there in the escapes of JSON,
+/// and so do characters that nobody sees. It is the same value, and no two values look the same.
+pub(crate) fn printable_json(value: &impl Serialize) -> io::Result<String> {
+    Ok(escaped(&serde_json::to_string(value)?))
+}
+
+/// As [`printable_json`], indented.
+pub(crate) fn indented_json(value: &impl Serialize) -> io::Result<String> {
+    Ok(escaped(&serde_json::to_string_pretty(value)?))
+}
+
+/// JSON with escapes for what should not reach a terminal as it is. That stands in strings only, where an escape is in
+/// its place; the ends of lines are those between the values.
+fn escaped(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || !(commands(c) || is_invisible(c)) {
+            shown.push(c);
+            continue;
+        }
+        let mut units = [0; 2];
+        for unit in c.encode_utf16(&mut units) {
+            shown += &format!("\\u{unit:04x}");
+        }
+    }
+    shown
+}
+
+/// What a terminal obeys: controls, line and paragraph separators, and the bidirectional controls of Unicode
+/// (UAX #9, section 2).
+fn commands(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}'..='\u{2029}' | '\u{61c}' | '\u{200e}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Characters without a look of their own: joiners, fillers, tags, variation selectors, blanks that are no space.
+const fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{a0}' | '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{2000}'..='\u{200d}' | '\u{202f}' | '\u{205f}'..='\u{2065}'
+        | '\u{206a}'..='\u{206f}' | '\u{2800}' | '\u{3000}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -145,6 +190,29 @@ mod tests {
     fn a_name_cannot_command_the_terminal() {
         assert_eq!(printable("agent\u{1b}[2J"), "agent\u{fffd}[2J");
         assert_eq!(printable("Grüße"), "Grüße");
+    }
+
+    #[test]
+    fn text_cannot_be_turned_around() {
+        assert_eq!(printable("a\u{202e}b\u{2066}c"), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(printable("a\nb\u{2028}c"), "a\u{fffd}b\u{fffd}c");
+    }
+
+    #[test]
+    fn json_for_people_is_the_same_value_with_nothing_hidden() {
+        let value = serde_json::json!({
+            "a\u{202e}": "x\u{1b}[2J\u{7f}\u{9b}y\nz",
+            "b": ["Grüße", 1.5, null, "\u{200b}\u{e0041}"],
+        });
+        let shown = indented_json(&value).unwrap();
+        assert_eq!(
+            shown,
+            "{\n  \"a\\u202e\": \"x\\u001b[2J\\u007f\\u009by\\nz\",\n  \"b\": [\n    \"Grüße\",\n    1.5,\n    \
+             null,\n    \"\\u200b\\udb40\\udc41\"\n  ]\n}"
+        );
+        for shown in [shown, printable_json(&value).unwrap()] {
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        }
     }
 
     #[test]

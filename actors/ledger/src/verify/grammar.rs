@@ -188,7 +188,7 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
     let stream = text(STREAM);
     let of_one = ["agent:", "budget:", "approval:"];
     let of_one = of_one.iter().find_map(|kind| stream.strip_prefix(kind));
-    if !of_one.is_some_and(|id| id.len() == 36) && !matches!(stream, "workspace" | "policies") {
+    if of_one.is_none_or(|id| id.len() != 36) && !matches!(stream, "workspace" | "policies") {
         return Err(bad(STREAM, "a stream"));
     }
     if !is_time(text(TIME)) {

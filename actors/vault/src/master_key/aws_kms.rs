@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
-    MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId, MasterKeyRefused, MasterKeyUnavailable,
-    WrapContext, WrappedKey, data_key,
+    MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId, MasterKeyRefused,
+    MasterKeyUnavailable, WrapContext, WrappedKey, data_key,
     key_service::{
-        Answer, CallLimits, KeyService, KeyServiceError, is_temporary, read_base64,
-        wiped_json, write_base64,
+        Answer, CallLimits, KeyService, KeyServiceError, is_temporary, read_base64, wiped_json,
+        write_base64,
     },
     unknown,
 };
@@ -244,7 +244,9 @@ impl AwsKmsMasterKey {
             | "InvalidClientTokenId"
             | "MissingAuthenticationToken"
             | "MissingAuthenticationTokenException"
-            | "IncompleteSignatureException" => "check the credentials and the clock of this machine",
+            | "IncompleteSignatureException" => {
+                "check the credentials and the clock of this machine"
+            }
             _ => "look this answer up in the reference of AWS KMS",
         };
         let problem = self.problem(answer);
@@ -274,7 +276,11 @@ impl MasterKey for AwsKmsMasterKey {
         format!("the key {} at {}", self.id, self.service.address())
     }
 
-    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<WrappedKey, MasterKeyError> {
+    async fn wrap(
+        &self,
+        key: &DataKey,
+        context: &WrapContext,
+    ) -> Result<WrappedKey, MasterKeyError> {
         let plaintext = write_base64(key.expose());
         let request = EncryptRequest {
             key_id: &self.key_arn,
@@ -340,10 +346,7 @@ impl std::fmt::Debug for AwsCredentials {
 
 impl EncryptionContext {
     fn of(context: &WrapContext) -> Self {
-        Self {
-            workspace: context.workspace.to_string(),
-            data_key: context.data_key.to_string(),
-        }
+        Self { workspace: context.workspace.to_string(), data_key: context.data_key.to_string() }
     }
 }
 
@@ -351,7 +354,8 @@ impl EncryptionContext {
 fn kind(answer: &Answer) -> Option<String> {
     let failure: Failure = serde_json::from_slice(&answer.body).ok()?;
     let kind = failure.kind.rsplit('#').next()?;
-    let is_name = (1..=64).contains(&kind.len()) && kind.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let is_name =
+        (1..=64).contains(&kind.len()) && kind.bytes().all(|byte| byte.is_ascii_alphabetic());
     is_name.then(|| kind.to_owned())
 }
 

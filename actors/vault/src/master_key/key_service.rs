@@ -146,18 +146,15 @@ impl KeyService {
             }
             builder = builder.tls_certs_only(certificates);
         }
-        let client = builder.build().map_err(|error| {
-            KeyServiceError::Client { address: shown(), problem: causes(&error) }
+        let client = builder.build().map_err(|error| KeyServiceError::Client {
+            address: shown(),
+            problem: causes(&error),
         })?;
         Ok(Self { client, address, limits })
     }
 
     pub(crate) const fn address(&self) -> &Url {
         &self.address
-    }
-
-    pub(crate) const fn client(&self) -> &Client {
-        &self.client
     }
 
     /// Sends what `request` makes to `attempt` something for `provider`, again after a pause while the answer

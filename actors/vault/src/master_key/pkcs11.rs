@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::{
-    MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId, MasterKeyRefused, MasterKeyUnavailable,
-    WrapContext, WrappedKey, data_key, unknown,
+    MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId, MasterKeyRefused,
+    MasterKeyUnavailable, WrapContext, WrappedKey, data_key, unknown,
 };
 use crate::{
     DataKey, SecretValue,
@@ -58,7 +58,9 @@ pub struct Pkcs11MasterKey {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenKeyError {
     /// The module does not load.
-    #[error("the PKCS#11 module {module} cannot be used: {problem}; check its path and configuration")]
+    #[error(
+        "the PKCS#11 module {module} cannot be used: {problem}; check its path and configuration"
+    )]
     Module {
         /// Its path.
         module: PathBuf,
@@ -66,7 +68,9 @@ pub enum TokenKeyError {
         problem: String,
     },
     /// A label is empty, too long or not printable.
-    #[error("`{setting}` of the token is not usable; give a label of 1 to 32 printable ASCII characters")]
+    #[error(
+        "`{setting}` of the token is not usable; give a label of 1 to 32 printable ASCII characters"
+    )]
     Label {
         /// `token` or `key`.
         setting: &'static str,
@@ -143,7 +147,10 @@ struct Token {
 /// A session is kept, for a login takes long on real tokens and ends with the last session.
 enum Login {
     None,
-    Done { session: Session, key: ObjectHandle },
+    Done {
+        session: Session,
+        key: ObjectHandle,
+    },
     /// The token refused the PIN for this reason. A few more tries would lock it.
     Refused(String),
 }
@@ -214,7 +221,9 @@ impl Pkcs11MasterKey {
         let provider = self.describe();
         let problem = error.to_string();
         match error {
-            TokenKeyError::Failed { .. } | TokenKeyError::Late { .. } | TokenKeyError::Tokens { found: 0, .. } => {
+            TokenKeyError::Failed { .. }
+            | TokenKeyError::Late { .. }
+            | TokenKeyError::Tokens { found: 0, .. } => {
                 MasterKeyUnavailable { provider, attempt, problem }.into()
             }
             TokenKeyError::Random(error) => error.into(),
@@ -236,7 +245,11 @@ impl MasterKey for Pkcs11MasterKey {
         format!("the key {} in {}", self.id, self.token.module.display())
     }
 
-    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<WrappedKey, MasterKeyError> {
+    async fn wrap(
+        &self,
+        key: &DataKey,
+        context: &WrapContext,
+    ) -> Result<WrappedKey, MasterKeyError> {
         let data = context.associated_data(&self.id);
         let plaintext = Zeroizing::new(*key.expose());
         let mut ciphertext = [0; IV];
@@ -277,6 +290,7 @@ impl MasterKey for Pkcs11MasterKey {
                 match session.decrypt(&mechanism, key, &sealed) {
                     Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
                     Err(error) if is_wrong_tag(&error) => Ok(None),
+                    Err(error) if is_vague(&error) && is_healthy(session, key) => Ok(None),
                     Err(error) => Err(error),
                 }
             })
@@ -301,7 +315,9 @@ impl Token {
         if let Login::Done { session, key } = &*login {
             match work(session, *key) {
                 Err(error) if is_ended_session(&error) => *login = Login::None,
-                result => return result.map_err(|error| self.failed("use the key", error.to_string())),
+                result => {
+                    return result.map_err(|error| self.failed("use the key", error.to_string()));
+                }
             }
         }
         let session = self.log_in(&mut login)?;
@@ -425,7 +441,10 @@ fn module(path: &Path) -> Result<Pkcs11, TokenKeyError> {
 
 const fn is_refused_pin(error: &Error) -> bool {
     use RvError::{PinExpired, PinIncorrect, PinInvalid, PinLenRange, PinLocked};
-    matches!(error, Error::Pkcs11(PinExpired | PinIncorrect | PinInvalid | PinLenRange | PinLocked, _))
+    matches!(
+        error,
+        Error::Pkcs11(PinExpired | PinIncorrect | PinInvalid | PinLenRange | PinLocked, _)
+    )
 }
 
 const fn is_ended_session(error: &Error) -> bool {
@@ -448,13 +467,28 @@ const fn is_ended_session(error: &Error) -> bool {
     )
 }
 
-/// SoftHSM says `GENERAL_ERROR` of a tag that does not match, others what the standard has for it.
+/// SoftHSM says no more than this of a tag that does not match, and others of a device that is on fire.
+const fn is_vague(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _))
+}
+
+/// Whether the key opens what it just sealed. If so, a failure is that of what was to be opened.
+fn is_healthy(session: &Session, key: ObjectHandle) -> bool {
+    let probe = || {
+        let (mut iv, text) = ([0; IV], [0; 32]);
+        random::fill(&mut iv).ok()?;
+        let mut again = iv;
+        let sealed = session.encrypt(&gcm(&mut iv, b"probe").ok()?, key, &text).ok()?;
+        let opened = session.decrypt(&gcm(&mut again, b"probe").ok()?, key, &sealed).ok()?;
+        Some(opened == text)
+    };
+    probe() == Some(true)
+}
+
+/// What the standard has for a tag that does not match, or a text too short to have one.
 const fn is_wrong_tag(error: &Error) -> bool {
-    use RvError::{EncryptedDataInvalid, EncryptedDataLenRange, GeneralError};
-    matches!(
-        error,
-        Error::Pkcs11(EncryptedDataInvalid | EncryptedDataLenRange | GeneralError, _)
-    )
+    use RvError::{EncryptedDataInvalid, EncryptedDataLenRange};
+    matches!(error, Error::Pkcs11(EncryptedDataInvalid | EncryptedDataLenRange, _))
 }
 
 /// Percent-encodes what RFC 7512 does not allow as it is.

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
-    MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId, MasterKeyRefused, MasterKeyUnavailable,
-    WrapContext, WrappedKey, data_key,
+    MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId, MasterKeyRefused,
+    MasterKeyUnavailable, WrapContext, WrappedKey, data_key,
     key_service::{
-        Answer, CallLimits, KeyService, KeyServiceError, is_temporary, read_base64,
-        wiped_json, write_base64,
+        Answer, CallLimits, KeyService, KeyServiceError, is_temporary, read_base64, wiped_json,
+        write_base64,
     },
     unknown,
 };
@@ -204,7 +204,8 @@ impl TransitMasterKey {
 
     /// The server's own words, unless they could repeat a secret.
     fn reason(&self, body: &[u8]) -> String {
-        let errors = serde_json::from_slice(body).map_or(Vec::new(), |failure: Failure| failure.errors);
+        let errors =
+            serde_json::from_slice(body).map_or(Vec::new(), |failure: Failure| failure.errors);
         let Some(first) = errors.first() else { return String::new() };
         let token = Arc::clone(&self.token.read().unwrap_or_else(PoisonError::into_inner));
         let plain = first.len() <= 200 && first.bytes().all(|byte| (b' '..=b'~').contains(&byte));
@@ -232,7 +233,11 @@ impl MasterKey for TransitMasterKey {
         format!("the key {} at {}", self.id, self.service.address())
     }
 
-    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<WrappedKey, MasterKeyError> {
+    async fn wrap(
+        &self,
+        key: &DataKey,
+        context: &WrapContext,
+    ) -> Result<WrappedKey, MasterKeyError> {
         let plaintext = write_base64(key.expose());
         let data = write_base64(&context.associated_data(&self.id));
         let request = EncryptRequest {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::{Reason, Verdict};
 
-use super::budget_line;
+use super::{approval_line, budget_line};
 use crate::{
     moment::short,
     terminal::{Style, printable},
@@ -58,7 +58,8 @@ impl EntryLines {
         if let Some(actor) = &entry.actor {
             text += &format!("  by {}", printable(actor));
         }
-        if let Some(event) = budget_line::describe(entry, |id| self.name(id)) {
+        let event = budget_line::describe(entry, |id| self.name(id));
+        if let Some(event) = event.or_else(|| approval_line::describe(entry)) {
             return format!("{text}  {}", printable(&event));
         }
         // A digest is for programs.
@@ -77,10 +78,14 @@ impl EntryLines {
     }
 
     fn subject(&self, entry: &Entry) -> String {
-        match (entry.stream, entry.detail.get("spender")) {
-            (Stream::Agent(agent), _) => self.name(&agent.to_string()).to_owned(),
-            (Stream::Budget(_), Some(spender)) => budget_line::spender(spender, |id| self.name(id)),
-            (stream, _) => stream.to_string(),
+        let detail = |name: &str| entry.detail.get(name);
+        match entry.stream {
+            Stream::Agent(agent) => self.name(&agent.to_string()).to_owned(),
+            Stream::Budget(_) if let Some(spender) = detail("spender") => {
+                budget_line::spender(spender, |id| self.name(id))
+            }
+            Stream::Approval(_) if let Some(agent) = detail("agent") => self.name(agent).to_owned(),
+            stream => stream.to_string(),
         }
     }
 

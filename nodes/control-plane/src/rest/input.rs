@@ -158,6 +158,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| invalid("the body is not UTF-8".to_owned()))?;
     let value = parse_json(text).map_err(|error| invalid(format!("the body: {error}")))?;
+    // An array would be taken for the members in their order, and an empty one for all their defaults.
+    if !value.is_object() {
+        return Err(invalid("the body: it must be a JSON object".to_owned()));
+    }
     serde_json::from_value(value).map_err(|error| invalid(format!("the body: {error}")))
 }
 

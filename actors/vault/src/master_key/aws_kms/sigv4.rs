@@ -48,7 +48,8 @@ pub(super) fn authorization(
     let day = &date[..8];
     let area = format!("{day}/{region}/{service}/aws4_request");
     let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{area}\n{}", hex(&canonical.finalize()));
-    let signature = hex(&*code(&*signing_key(credentials, day, region, service), to_sign.as_bytes()));
+    let signature =
+        hex(&*code(&*signing_key(credentials, day, region, service), to_sign.as_bytes()));
     format!(
         "AWS4-HMAC-SHA256 Credential={}/{area}, SignedHeaders={names}, Signature={signature}",
         credentials.access_key_id
@@ -94,7 +95,8 @@ mod tests {
     fn credentials() -> AwsCredentials {
         AwsCredentials {
             access_key_id: "AKIDEXAMPLE".to_owned(),
-            secret_access_key: SecretValue::copy_of(b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY").unwrap(),
+            secret_access_key: SecretValue::copy_of(b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+                .unwrap(),
             session_token: None,
         }
     }
@@ -119,11 +121,15 @@ mod tests {
     #[test]
     fn the_published_vector_post_sts_header_before_holds() {
         let token = "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfpSPfIeoIYRqTflfKD8YUuwthAx7mSEI/qkPpKPi/kMcGdQrmGdeehM4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQDYwT7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6fE8YQcHNVXAkiY9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+scqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA==";
-        let mut headers =
-            [("host", "example.amazonaws.com"), ("x-amz-security-token", token), ("x-amz-date", DATE)];
+        let mut headers = [
+            ("host", "example.amazonaws.com"),
+            ("x-amz-security-token", token),
+            ("x-amz-date", DATE),
+        ];
         let signature = signed(&mut headers, b"");
         assert!(
-            signature.ends_with("=85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead"),
+            signature
+                .ends_with("=85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead"),
             "{signature}"
         );
     }
@@ -141,7 +147,8 @@ mod tests {
         ];
         let signature = signed(&mut headers, body);
         assert!(
-            signature.ends_with("=d3875051da38690788ef43de4db0d8f280229d82040bfac253562e56c3f20e0b"),
+            signature
+                .ends_with("=d3875051da38690788ef43de4db0d8f280229d82040bfac253562e56c3f20e0b"),
             "{signature}"
         );
     }
