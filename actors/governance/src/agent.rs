@@ -3,7 +3,12 @@
 mod approving;
 mod load;
 mod metering;
+mod particulars;
+mod quote;
+mod spent_by;
+mod status;
 mod view;
+mod waiting;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,21 +24,20 @@ use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journ
 use bytes::Bytes;
 
 use self::{
-    approving::Approving,
-    metering::{Metering, Particulars, SpentBy},
+    approving::Approving, metering::Metering, particulars::Particulars, spent_by::SpentBy,
     view::View,
 };
 pub use self::{
     approving::{MAX_CONTEXT, MAX_SHOWN},
-    metering::{Basis, Charge, Metered},
+    quote::{Basis, Charge},
+    waiting::Metered,
 };
 use crate::{
-    agent_record::{AgentRecord, BudgetSuspension, Suspension},
+    agent_record::AgentRecord,
     budget_window::Asked,
     chain::Chain,
     decided::Decided,
     keys,
-    notice::Notice,
     rate_window::{RING, RateWindow},
     recent_actions::{ActionKey, RecentActions},
     services::Services,
@@ -349,55 +353,6 @@ impl AgentActor {
         Particulars { detail, charge: Some(Charge::NotOpen), ..Particulars::nothing() }
     }
 
-    /// Notes that a budget suspends the agent, unless it does already.
-    fn suspend_by_budget(&mut self, suspension: BudgetSuspension, now: Timestamp) {
-        let Some(record) = &mut self.record else { return };
-        if record.budget_suspension.as_ref().is_some_and(|known| known.until >= suspension.until) {
-            return;
-        }
-        let (policy, until) = (suspension.policy.clone(), suspension.until.to_string());
-        record.budget_suspension = Some(suspension);
-        let detail = [
-            ("policy", policy.as_str()),
-            ("reason", "budget"),
-            ("status", "suspended"),
-            ("until", &until),
-        ];
-        self.status_changed(true, &detail, now);
-    }
-
-    /// Ends a suspension by a budget whose window has begun anew, or whose policy changed.
-    fn lift_suspension(&mut self, now: Timestamp) {
-        let Some(record) = &mut self.record else { return };
-        let Some(known) = &record.budget_suspension else { return };
-        let rules = self.policies.in_force(self.id.workspace, &record.facts);
-        let stands = rules.policies.iter().any(|document| {
-            document.policy.name() == known.policy && document.revision == known.revision
-        });
-        if stands && now < known.until {
-            return;
-        }
-        let reason = if stands { "budget_reset" } else { "policy_changed" };
-        record.budget_suspension = None;
-        self.status_changed(false, &[("reason", reason), ("status", "active")], now);
-    }
-
-    fn status_changed(&mut self, suspended: bool, detail: &[(&str, &str)], now: Timestamp) {
-        let Some(record) = &self.record else { return };
-        let write = self.record_write(record);
-        let event = self.services.entropy.event_id(now);
-        let entry = self.seal(&Draft { kind: Kind::Status, detail, ..self.draft(event, now) });
-        let services = Arc::clone(&self.services);
-        let (workspace, agent) = (self.id.workspace, self.id.agent);
-        let done = Reply::new(move |committed: Result<(), Fault>| {
-            if committed.is_ok() {
-                let notice = Notice::StatusChanged { agent, suspended };
-                services.notices.publish(workspace, notice);
-            }
-        });
-        self.append(entry, vec![write], done);
-    }
-
     /// Decides by the snapshot in force; `None` when the agent is not registered.
     fn judge(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
         self.judge_with(action, &[], &[], Cost::default(), false, now)
@@ -541,54 +496,6 @@ impl AgentActor {
         self.record = Some(record);
         let done = Reply::new(move |committed: Result<(), Fault>| {
             reply.send(committed.map(|()| facts));
-        });
-        self.append(entry, vec![write], done);
-    }
-
-    fn set_status(
-        &mut self,
-        change: StatusChange,
-        now: Timestamp,
-        reply: Reply<Result<AgentRecord, NotRegistered>>,
-    ) {
-        let Some(mut record) = self.record.clone() else {
-            reply.send(Ok(Err(NotRegistered(self.id.agent))));
-            return;
-        };
-        let by_budget = record.budget_suspension.is_some();
-        if record.suspended.is_some() == change.suspend && (change.suspend || !by_budget) {
-            self.shard.journal.answer_after(reply, Ok(record));
-            return;
-        }
-        // An operator's word lifts what a budget did, until the next call that would pass it.
-        record.budget_suspension = record.budget_suspension.filter(|_| change.suspend);
-        record.suspended = change.suspend.then(|| Suspension {
-            at: now,
-            by: change.actor.clone(),
-            reason: change.reason.clone(),
-        });
-        let status = if change.suspend { "suspended" } else { "active" };
-        let mut detail = vec![("status", status)];
-        if !change.reason.is_empty() {
-            detail.insert(0, ("reason", change.reason.as_str()));
-        }
-        let event = self.services.entropy.event_id(now);
-        let entry = self.seal(&Draft {
-            kind: Kind::Status,
-            actor: Some(&change.actor),
-            detail: &detail,
-            ..self.draft(event, now)
-        });
-        let write = self.record_write(&record);
-        self.record = Some(record.clone());
-        let services = Arc::clone(&self.services);
-        let (workspace, agent) = (self.id.workspace, self.id.agent);
-        let done = Reply::new(move |committed: Result<(), Fault>| {
-            if committed.is_ok() {
-                let notice = Notice::StatusChanged { agent, suspended: change.suspend };
-                services.notices.publish(workspace, notice);
-            }
-            reply.send(committed.map(|()| Ok(record)));
         });
         self.append(entry, vec![write], done);
     }

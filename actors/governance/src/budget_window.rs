@@ -134,7 +134,14 @@ impl Entity for BudgetWindowActor {
     const KIND: &'static str = "budget_window";
 
     fn shard_key(id: &WindowId) -> Vec<u8> {
-        [id.workspace.as_uuid().as_bytes(), id.budget_id().as_uuid().as_bytes().as_slice()].concat()
+        let spender = match &id.spender {
+            Spender::Agent(agent) => agent.as_uuid().as_bytes().as_slice(),
+            Spender::Team(team) => team.as_bytes(),
+            Spender::Workspace => &[],
+        };
+        let period = [id.period as u8];
+        [id.workspace.as_uuid().as_bytes().as_slice(), &period, id.zone.as_bytes(), spender]
+            .concat()
     }
 
     async fn load(

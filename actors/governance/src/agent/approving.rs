@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     AgentActor, AgentKeyId, Answer, Check, NotRegistered, SessionId,
-    metering::{Metered, Parked, Particulars, Stage},
+    particulars::Particulars,
+    waiting::{Metered, Parked, Stage},
 };
 use crate::{
     approval::{ApprovalKey, ApprovalMessage, Claim, Claimed},

@@ -13,7 +13,8 @@ use aa_store::{Order, Store, StoreError, Transaction};
 use super::{
     AgentActor, AgentKeyId, Rates, SessionId,
     approving::Approving,
-    metering::{MAX_OPEN_CALLS, Metering, OpenCall},
+    metering::{MAX_OPEN_CALLS, Metering},
+    quote::OpenCall,
     view::View,
 };
 use crate::{

@@ -11,29 +11,21 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aa_budget::{Amount, ReservationId, Standing};
-use aa_policy::{AgentPolicies, BudgetFacts, Cost, Judgement, Period, SharedBudget, Spend, Spent};
-use aa_pricing::{DEFAULT_MAX_OUTPUT_TOKENS, Family, ModelPrice, Priced, PricedBy, estimate};
-use aa_protocol::{
-    Action, ActionId, AgentFacts, ApprovalId, CallEnd, Decision, NanoUsd, ReasonCode, Timestamp,
-    Usage, Verdict, WorkspaceId,
-};
+use aa_policy::{Judgement, SharedBudget};
+use aa_protocol::{Action, ActionId, Timestamp, Verdict};
 use aa_runtime::{Fault, Reply};
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::{
     AgentActor, Answer, Check, NotRegistered,
-    view::{MeteredWindow, own_window},
+    particulars::Particulars,
+    quote::{Basis, Charge, OpenCall, Quote, text_bytes},
+    view::MeteredWindow,
+    waiting::{Metered, Parked, Stage},
 };
 use crate::{
-    agent_record::BudgetSuspension,
-    approval::Claimed,
-    approval_record::ApprovalRecord,
-    budget_window::{Ask, Asked, RESERVED_FOR, Settlement, WindowMessage},
-    keys,
+    budget_window::{Ask, Asked, Settlement, WindowMessage},
     prices::Prices,
     spender::{Spender, WindowId},
-    stored,
 };
 
 /// What an agent has under way in its windows. Empty for an agent whose spending nothing limits.
@@ -45,109 +37,16 @@ pub(super) struct Metering {
     open: HashMap<ActionId, OpenCall>,
     /// Asks of the actions that one message brought: each window gets them together.
     asks: Vec<(WindowId, Vec<Ask>)>,
+    /// The same for reservations that end.
+    endings: Vec<Ending>,
 }
 
-/// An action that waits.
-pub(super) struct Parked {
-    pub(super) check: Check,
-    /// Repeats that came meanwhile.
-    pub(super) also: Vec<Reply<Result<Answer, NotRegistered>>>,
-    /// How many actors have not answered.
-    pub(super) waiting: usize,
-    /// Why one did not.
-    pub(super) fault: Option<Fault>,
-    pub(super) stage: Stage,
-}
-
-/// What an action waits for.
-pub(super) enum Stage {
-    /// A large prompt is being measured aside.
-    Pricing,
-    /// The windows are setting amounts aside.
-    Reserving { call: Quote, answers: Vec<(WindowId, Asked)>, attempt: u8 },
-    /// It was refused: what was set aside is being given back.
-    Voiding { judgement: Box<Judgement> },
-    /// It is a result: the windows are posting what the call did cost.
-    Posting { call: OpenCall, charge: Charge },
-    /// A person is being asked.
-    Asking { judgement: Box<Judgement> },
-    /// The request that it refers to is saying what it is worth.
-    Claiming { id: ApprovalId, judgement: Box<Judgement> },
-}
-
-/// What a call can cost.
-#[derive(Clone, Debug)]
-pub struct Quote {
-    cost: Cost,
-    input_tokens: u64,
-    price: Option<Price>,
-}
-
-/// The price a call is let go at; what it does cost is counted by the same.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Price {
-    model: ModelPrice,
-    by: PricedBy,
-    family: Family,
-}
-
-/// A call for which something is reserved, as stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct OpenCall {
-    /// The windows that set it aside.
-    windows: Vec<WindowId>,
-    /// How much.
-    amount: Amount,
-    /// The estimate of the prompt.
-    input_tokens: u64,
-    /// Its price; none where only tokens are limited and nobody knows one.
-    price: Option<Price>,
-    /// When the windows post it in full by themselves.
-    pub(super) expires_at: Timestamp,
-}
-
-/// What a result did to what was reserved for its call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Charge {
-    /// It was settled at this amount.
-    Settled {
-        /// What was posted in every window.
-        amount: Amount,
-        /// What that is known from.
-        basis: Basis,
-    },
-    /// Nothing is reserved for the call: it was settled before, it expired, or it is no call of this agent.
-    NotOpen,
-}
-
-/// What an amount is known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
-    /// The provider's usage.
-    Usage,
-    /// The prompt and what was produced, counted here.
-    Produced,
-    /// The reservation: nobody knows more.
-    Reservation,
-    /// The call was not charged.
-    NotCharged,
-}
-
-/// What a waiting action waits for.
-#[derive(Debug)]
-pub enum Metered {
-    /// A prompt that was measured aside.
-    Quoted(ActionId, Quote),
-    /// A window's answers to what this agent's calls asked of it.
-    Reserved(WindowId, Vec<Asked>),
-    /// A window has settled what it was told, on behalf of this action.
-    Settled(ActionId),
-    /// The request for approval that this action led to.
-    Asked(ActionId, Box<ApprovalRecord>),
-    /// What the request for approval is worth that this action referred to.
-    Claimed(ActionId, Claimed),
-    /// An actor did not answer these actions.
-    Unanswered(Vec<ActionId>, Fault),
+/// Reservations of one window that end.
+struct Ending {
+    window: WindowId,
+    settlements: Vec<(ReservationId, Settlement)>,
+    /// The actions on whose behalf they do.
+    of: Vec<ActionId>,
 }
 
 /// A prompt above this many bytes is measured on another thread.
@@ -226,7 +125,7 @@ impl AgentActor {
         match metered {
             Metered::Quoted(id, quote) => self.ask(id, quote, 1, now),
             Metered::Reserved(window, answers) => self.reserved(&window, answers, now),
-            Metered::Settled(id) => self.answered(id, now),
+            Metered::Settled(ids) => ids.into_iter().for_each(|id| self.answered(id, now)),
             Metered::Asked(id, record) => self.asked(id, &record, now),
             Metered::Claimed(id, claimed) => self.claimed(id, claimed, now),
             Metered::Unanswered(ids, fault) => self.unanswered(ids, &fault, now),
@@ -273,6 +172,17 @@ impl AgentActor {
                 services.tell_agent(agent, reserved);
             });
             self.services.send_window(&window, WindowMessage::Reserve(asks, reply));
+        }
+        for Ending { window, settlements, of } in std::mem::take(&mut self.metering.endings) {
+            let (agent, services) = (self.id, Arc::clone(&self.services));
+            let reply = Reply::new(move |answer: Result<(), Fault>| {
+                let settled = match answer {
+                    Ok(()) => Metered::Settled(of),
+                    Err(fault) => Metered::Unanswered(of, fault),
+                };
+                services.tell_agent(agent, settled);
+            });
+            self.services.send_window(&window, WindowMessage::Settle(settlements, reply));
         }
     }
 
@@ -404,7 +314,7 @@ impl AgentActor {
 
     /// Ends what is reserved for the call `of`, on behalf of the action `id`.
     fn end_reservation(
-        &self,
+        &mut self,
         id: ActionId,
         of: ActionId,
         windows: Vec<WindowId>,
@@ -412,18 +322,17 @@ impl AgentActor {
     ) {
         let reservation = ReservationId { agent: self.id.agent, action: of };
         for window in windows {
-            let (agent, services) = (self.id, Arc::clone(&self.services));
-            let reply = Reply::new(move |answer: Result<(), Fault>| {
-                services.tell_agent(
-                    agent,
-                    match answer {
-                        Ok(()) => Metered::Settled(id),
-                        Err(fault) => Metered::Unanswered(vec![id], fault),
-                    },
-                );
-            });
-            let message = WindowMessage::Settle(vec![(reservation, settlement)], reply);
-            self.services.send_window(&window, message);
+            let endings = &mut self.metering.endings;
+            match endings.iter_mut().find(|ending| ending.window == window) {
+                Some(ending) => {
+                    ending.settlements.push((reservation, settlement));
+                    ending.of.push(id);
+                }
+                None => {
+                    let (settlements, of) = (vec![(reservation, settlement)], vec![id]);
+                    endings.push(Ending { window, settlements, of });
+                }
+            }
         }
     }
 
@@ -467,97 +376,6 @@ impl AgentActor {
         }));
         self.judge_with(action, answers, &shared, call.cost, false, now)
     }
-
-    /// What a refusal by a budget that suspends means for the agent.
-    pub(super) fn suspension_of(
-        &self,
-        decision: &Decision,
-        now: Timestamp,
-    ) -> Option<BudgetSuspension> {
-        let suspends = |code| code == ReasonCode::BudgetSuspended;
-        let reason = decision.reasons.iter().find(|reason| suspends(reason.code))?;
-        let standing = reason.budget.as_deref()?;
-        Some(BudgetSuspension {
-            policy: reason.policy.clone()?,
-            revision: reason.revision,
-            window: aa_budget::Period::from_name(&standing.window)?,
-            at: now,
-            until: standing.resets_at,
-            spent: standing.spent,
-            reserved: standing.reserved,
-        })
-    }
-}
-
-/// What an entry tells beside its decision, and the state that changes with it.
-#[derive(Default)]
-pub(super) struct Particulars {
-    pub(super) detail: Vec<(&'static str, String)>,
-    /// The request for approval that the answer names.
-    pub(super) approval: Option<ApprovalId>,
-    pub(super) writes: Vec<(Bytes, Bytes)>,
-    pub(super) removes: Vec<Bytes>,
-    /// The call that is open from now on.
-    pub(super) opens: Option<OpenCall>,
-    /// The call that is settled now.
-    pub(super) closes: Option<ActionId>,
-    pub(super) charge: Option<Charge>,
-}
-
-// === impl Particulars ===
-
-impl Particulars {
-    pub(super) fn nothing() -> Self {
-        Self::default()
-    }
-
-    pub(super) fn of_approval(id: ApprovalId) -> Self {
-        Self { detail: vec![("approval", id.to_string())], ..Self::default() }
-    }
-
-    fn call(call: &Quote, windows: &[WindowId], now: Timestamp) -> Self {
-        let amount = call.cost.amount;
-        if windows.is_empty() {
-            return Self::nothing();
-        }
-        let detail = vec![
-            ("price", call.priced_by().to_owned()),
-            ("reserved_nano_usd", amount.cost().0.to_string()),
-            ("reserved_tokens", amount.tokens().to_string()),
-        ];
-        let opens = OpenCall {
-            windows: windows.to_vec(),
-            amount,
-            input_tokens: call.input_tokens,
-            price: call.price.clone(),
-            expires_at: now.saturating_add(RESERVED_FOR),
-        };
-        Self { detail, opens: Some(opens), ..Self::default() }
-    }
-
-    fn result(action: &Action, call: &OpenCall, charge: Charge) -> Self {
-        let Action::LlmResult { call: Some(of), .. } = action else { return Self::nothing() };
-        let mut detail = vec![("call", of.to_string())];
-        if let Charge::Settled { amount, basis } = charge {
-            detail.push(("posted_nano_usd", amount.cost().0.to_string()));
-            detail.push(("posted_tokens", amount.tokens().to_string()));
-            detail.push(("posted_by", basis.as_str().to_owned()));
-            detail.push(("reserved_nano_usd", call.amount.cost().0.to_string()));
-        }
-        Self { detail, closes: Some(*of), charge: Some(charge), ..Self::default() }
-    }
-
-    /// The state that changes with the entry.
-    pub(super) fn changes(
-        &self,
-        id: super::AgentKeyId,
-        action: ActionId,
-    ) -> (Option<(Bytes, Bytes)>, Option<Bytes>) {
-        let calls = keys::calls(id.workspace, id.agent);
-        let write =
-            self.opens.as_ref().map(|open| (calls.key(action.to_bytes()), stored::encode(open)));
-        (write, self.closes.map(|call| calls.key(call.to_bytes())))
-    }
 }
 
 // === impl Metering ===
@@ -578,183 +396,5 @@ impl Metering {
     /// Whether an action waits for another actor.
     pub(super) fn is_waiting(&self) -> bool {
         !self.parked.is_empty()
-    }
-}
-
-// === impl Parked ===
-
-impl Parked {
-    pub(super) fn new(check: Check, stage: Stage) -> Self {
-        Self { check, also: Vec::new(), waiting: 0, fault: None, stage }
-    }
-
-    fn refuse(self, fault: &Fault) {
-        self.also.into_iter().for_each(|reply| reply.send(Err(fault.clone())));
-        self.check.reply.send(Err(fault.clone()));
-    }
-}
-
-// === impl Quote ===
-
-impl Quote {
-    /// The most the call can cost, under these prices.
-    fn of(action: &Action, prices: &Prices) -> Self {
-        let Action::LlmCall { model, messages, max_output_tokens, choices, .. } = action else {
-            return Self::unpriced(Amount::ZERO, 0);
-        };
-        let choices = choices.unwrap_or(1).max(1);
-        let Ok(priced) = prices.table.price_of(model, &prices.unknown) else {
-            // A token is at least one byte.
-            let input = text_bytes(messages);
-            let each = max_output_tokens.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS);
-            let tokens = input.saturating_add(each.saturating_mul(choices));
-            let amount = Amount::new(NanoUsd::ZERO, tokens).unwrap_or_default();
-            return Self::unpriced(amount, input);
-        };
-        let input = estimate::input_tokens(messages, &priced);
-        let each = max_output_tokens.filter(|most| *most > 0);
-        let each = each.unwrap_or_else(|| priced.price.longest_answer());
-        let tokens = input.saturating_add(each.saturating_mul(choices));
-        // What does not fit an amount fits no budget.
-        let cost = priced.price.worst_case(input, *max_output_tokens, choices);
-        let cost = cost.unwrap_or(NanoUsd(i64::MAX));
-        Self {
-            cost: Amount::new(cost, tokens).unwrap_or_default().into(),
-            input_tokens: input,
-            price: Some(Price {
-                model: priced.price.clone(),
-                by: priced.by,
-                family: priced.family,
-            }),
-        }
-    }
-
-    /// Where the price is from, for entries.
-    fn priced_by(&self) -> &'static str {
-        match self.price.as_ref().map(|price| price.by) {
-            Some(PricedBy::Table) => "table",
-            Some(PricedBy::Override) => "override",
-            Some(PricedBy::Fallback) => "fallback",
-            None => "unknown",
-        }
-    }
-
-    fn unpriced(amount: Amount, input_tokens: u64) -> Self {
-        let cost = Cost { amount, is_unpriced: true };
-        Self { cost, input_tokens, price: None }
-    }
-}
-
-// === impl OpenCall ===
-
-impl OpenCall {
-    /// What the call did cost, from the best that is known.
-    fn charge(&self, usage: Option<Usage>, content: &serde_json::Value, end: CallEnd) -> Charge {
-        let of_usage = |usage: Usage| {
-            let cost = match &self.price {
-                Some(price) => price.model.cost(&usage).ok()?,
-                None => NanoUsd::ZERO,
-            };
-            let tokens = usage.input_tokens.saturating_add(usage.output_tokens);
-            Amount::new(cost, tokens).ok()
-        };
-        let settled = |amount, basis| Charge::Settled { amount, basis };
-        let whole = settled(self.amount, Basis::Reservation);
-        match (end, usage) {
-            (CallEnd::NotCharged, _) => settled(Amount::ZERO, Basis::NotCharged),
-            (_, Some(usage)) => {
-                of_usage(usage).map_or(whole, |amount| settled(amount, Basis::Usage))
-            }
-            (CallEnd::CutOff, None) if !is_nothing(content) => {
-                let output_tokens = match &self.price {
-                    Some(Price { model, by, family }) => {
-                        let priced = Priced { price: model, by: *by, family: *family };
-                        estimate::output_tokens(content, &priced)
-                    }
-                    None => text_bytes(content),
-                };
-                let usage =
-                    Usage { input_tokens: self.input_tokens, output_tokens, ..Usage::default() };
-                of_usage(usage).map_or(whole, |amount| settled(amount, Basis::Produced))
-            }
-            (CallEnd::CutOff | CallEnd::Complete, None) => whole,
-        }
-    }
-}
-
-/// Whether a content holds no text at all.
-fn is_nothing(content: &serde_json::Value) -> bool {
-    match content {
-        serde_json::Value::Null => true,
-        serde_json::Value::String(text) => text.is_empty(),
-        serde_json::Value::Array(items) => items.iter().all(is_nothing),
-        serde_json::Value::Object(members) => members.is_empty(),
-        serde_json::Value::Bool(_) | serde_json::Value::Number(_) => false,
-    }
-}
-
-/// The bytes of all strings and keys of a value.
-fn text_bytes(value: &serde_json::Value) -> u64 {
-    match value {
-        serde_json::Value::String(text) => text.len() as u64,
-        serde_json::Value::Array(items) => items.iter().map(text_bytes).sum(),
-        serde_json::Value::Object(members) => {
-            members.iter().map(|(key, value)| key.len() as u64 + text_bytes(value)).sum()
-        }
-        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => 1,
-    }
-}
-
-// === impl Basis ===
-
-impl Basis {
-    /// The name in entries.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Usage => "usage",
-            Self::Produced => "produced",
-            Self::Reservation => "reservation",
-            Self::NotCharged => "not_charged",
-        }
-    }
-}
-
-/// What an agent has spent, from its windows' answers and from the suspension that stands.
-pub(super) struct SpentBy<'a> {
-    pub(super) workspace: WorkspaceId,
-    pub(super) facts: &'a AgentFacts,
-    pub(super) policies: &'a AgentPolicies,
-    pub(super) answers: &'a [(WindowId, Asked)],
-    pub(super) suspension: Option<&'a BudgetSuspension>,
-}
-
-impl BudgetFacts for SpentBy<'_> {
-    fn spend(&self, policy: &str) -> Spend {
-        let mut spend = Spend::default();
-        if let Some(suspension) = self.suspension.filter(|known| known.policy == policy) {
-            let spent = Spent { posted: suspension.spent, reserved: suspension.reserved };
-            match suspension.window {
-                aa_budget::Period::Monthly => {
-                    (spend.month, spend.suspended) = (spent, Some(Period::Month));
-                }
-                _ => (spend.day, spend.suspended) = (spent, Some(Period::Day)),
-            }
-        }
-        if self.answers.is_empty() {
-            return spend;
-        }
-        let document = self.policies.iter().find(|document| document.policy.name() == policy);
-        let Some(budget) = document.and_then(|document| document.policy.budget()) else {
-            return spend;
-        };
-        let of = |period| {
-            let id = own_window(self.workspace, self.facts, &budget.calendar(period));
-            let (_, asked) = self.answers.iter().find(|(window, _)| *window == id)?;
-            let Standing { posted, reserved, .. } = asked.standing;
-            Some(Spent { posted: posted.cost(), reserved: reserved.cost() })
-        };
-        spend.day = of(Period::Day).unwrap_or(spend.day);
-        spend.month = of(Period::Month).unwrap_or(spend.month);
-        spend
     }
 }
