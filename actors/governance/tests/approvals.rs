@@ -406,3 +406,29 @@ async fn wrong_groups_and_chains_are_refused_by_name() {
         assert!(matches!(error, Err(GovernanceError::Approvers(_))));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_cannot_flood_people_with_requests() {
+    let (world, agent) = world().await;
+    let call = |number: u128| {
+        format!(r#"{{"kind":"tool_call","tool":"bash","args":{{"number":{number}}}}}"#)
+    };
+    for number in 0..100 {
+        let asked = world.check(&agent, number, &call(number)).await.unwrap();
+        assert_eq!(asked.decision.verdict, Verdict::RequireApproval);
+    }
+    let refused = world.check(&agent, 100, &call(100)).await.unwrap();
+    assert_eq!(code(&refused), (Verdict::Deny, ReasonCode::ApprovalDenied));
+    let joined = world.check(&agent, 101, &call(7)).await.unwrap();
+    assert_eq!(joined.decision.verdict, Verdict::RequireApproval, "what is pending can be joined");
+    world.clock.advance(Duration::from_secs(101));
+    let later = world.check(&agent, 102, &call(102)).await.unwrap();
+    assert_eq!(
+        later.decision.verdict,
+        Verdict::RequireApproval,
+        "those that expired count no more"
+    );
+    let world = world.restarted().await;
+    let still = world.check(&agent, 103, &call(102)).await.unwrap();
+    assert_eq!(still.approval, later.approval);
+}

@@ -26,8 +26,8 @@ use crate::{
 /// What an agent has asked people, and been granted.
 #[derive(Default)]
 pub(super) struct Approving {
-    /// The pending request for what has this digest.
-    asked: HashMap<String, ApprovalId>,
+    /// The pending request for what has this digest, and its deadline.
+    asked: HashMap<String, (ApprovalId, Timestamp)>,
     /// What people have approved for whole sessions.
     granted: HashSet<(SessionId, String)>,
 }
@@ -37,6 +37,9 @@ pub const MAX_SHOWN: usize = 64 << 10;
 
 /// The longest context that a program gives, in characters.
 pub const MAX_CONTEXT: usize = 2_000;
+
+/// The most requests of one agent that are before people at a time.
+pub(super) const MAX_PENDING: usize = 100;
 
 /// The most sessions' grants an agent has; the program asks again past it.
 const MAX_GRANTS: usize = 1_000;
@@ -108,7 +111,13 @@ impl AgentActor {
             let judgement = refused(&judgement, reason);
             return self.conclude(check, also, judgement, Particulars::nothing(), now);
         };
-        let known = self.approving.asked.get(&record.digest).copied();
+        let known = self.approving.asked.get(&record.digest).map(|(id, _)| *id);
+        if known.is_none() && self.approving.pending(now) >= MAX_PENDING {
+            let message = format!("{MAX_PENDING} requests of the agent are before people already");
+            let reason = Reason::undocumented(ReasonCode::ApprovalDenied, message);
+            let judgement = refused(&judgement, reason);
+            return self.conclude(check, also, judgement, Particulars::nothing(), now);
+        }
         let id = known.unwrap_or(record.id);
         let action = check.request.id;
         let (agent, services) = (self.id, std::sync::Arc::clone(&self.services));
@@ -146,9 +155,12 @@ impl AgentActor {
         if record.outcome.is_none() {
             let AgentKeyId { workspace, agent } = self.id;
             let key = keys::asked(workspace, agent, &record.digest);
-            let value = bytes::Bytes::copy_from_slice(&record.id.to_bytes());
-            particulars.writes.push((key, value));
-            self.approving.asked.insert(record.digest.clone(), record.id);
+            particulars.writes.push((key, stored_request(record.id, record.deadline)));
+            for digest in self.approving.forget_expired(now) {
+                particulars.removes.push(keys::asked(workspace, agent, &digest));
+            }
+            let pending = (record.id, record.deadline);
+            self.approving.asked.insert(record.digest.clone(), pending);
         }
         self.conclude(parked.check, parked.also, *judgement, particulars, now);
     }
@@ -189,7 +201,7 @@ impl AgentActor {
     /// What the entry of an action says of the decided request it referred to, which is not pending any more.
     fn about_approval(&mut self, id: ApprovalId, digest: &str) -> Particulars {
         let mut particulars = Particulars::of_approval(id);
-        if self.approving.asked.get(digest) == Some(&id) {
+        if self.approving.asked.get(digest).is_some_and(|(asked, _)| *asked == id) {
             self.approving.asked.remove(digest);
             let AgentKeyId { workspace, agent } = self.id;
             particulars.removes.push(keys::asked(workspace, agent, digest));
@@ -243,11 +255,34 @@ impl AgentActor {
 
 impl Approving {
     pub(super) fn of(
-        asked: HashMap<String, ApprovalId>,
+        asked: HashMap<String, (ApprovalId, Timestamp)>,
         granted: HashSet<(SessionId, String)>,
     ) -> Self {
         Self { asked, granted }
     }
+
+    /// How many requests are before people.
+    fn pending(&self, now: Timestamp) -> usize {
+        self.asked.values().filter(|(_, deadline)| *deadline > now).count()
+    }
+
+    /// Forgets the requests whose deadlines are over; tells what they were about.
+    fn forget_expired(&mut self, now: Timestamp) -> Vec<String> {
+        let expired = self.asked.extract_if(|_, (_, deadline)| *deadline <= now);
+        expired.map(|(digest, _)| digest).collect()
+    }
+}
+
+/// A pending request as stored: its id and its deadline.
+fn stored_request(id: ApprovalId, deadline: Timestamp) -> bytes::Bytes {
+    [id.to_bytes().as_slice(), &deadline.as_micros().to_be_bytes()].concat().into()
+}
+
+/// Reads it back.
+pub(super) fn read_request(stored: &[u8]) -> Option<(ApprovalId, Timestamp)> {
+    let (id, deadline) = stored.split_first_chunk::<16>()?;
+    let deadline = i64::from_be_bytes(deadline.try_into().ok()?);
+    Some((ApprovalId::from_bytes(*id), Timestamp::from_micros(deadline)))
 }
 
 /// The same judgement, but refused for this reason.

@@ -6,13 +6,13 @@ use std::{
 };
 
 use aa_ledger::{Entry, Kind, Stream};
-use aa_protocol::{ActionId, ApprovalId, WorkspaceId};
+use aa_protocol::{ActionId, WorkspaceId};
 use aa_runtime::{LiveShard, ShardId, journal::log_prefix};
 use aa_store::{Order, Store, StoreError, Transaction};
 
 use super::{
     AgentActor, AgentKeyId, Rates, SessionId,
-    approving::Approving,
+    approving::{Approving, read_request},
     metering::{MAX_OPEN_CALLS, Metering},
     quote::OpenCall,
     view::View,
@@ -105,8 +105,8 @@ async fn read_approving(txn: &mut dyn Transaction, id: AgentKeyId) -> Result<App
     for (key, value) in txn.range_snapshot(&space.range(), MAX_ASKED, Order::Forward).await? {
         let damaged = || Damaged::at(&key);
         let digest = space.unpack(&key).and_then(|mut parts| Ok(parts.str()?.into_owned()));
-        let approval = value.as_ref().try_into().map_err(|_| damaged())?;
-        asked.insert(digest.map_err(|_| damaged())?, ApprovalId::from_bytes(approval));
+        let pending = read_request(&value).ok_or_else(damaged)?;
+        asked.insert(digest.map_err(|_| damaged())?, pending);
     }
     let space = keys::session_grants(id.workspace, id.agent);
     let mut granted = HashSet::new();

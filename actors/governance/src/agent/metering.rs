@@ -10,7 +10,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use aa_budget::{Amount, ReservationId, Standing};
+use aa_budget::{Amount, Refused, ReservationId, Standing};
 use aa_policy::{Judgement, SharedBudget};
 use aa_protocol::{Action, ActionId, Timestamp, Verdict};
 use aa_runtime::{Fault, Reply};
@@ -113,11 +113,17 @@ impl AgentActor {
         let (agent, id) = (self.id, check.request.id);
         let action = check.request.action.clone();
         let services = Arc::clone(&self.services);
-        self.metering.parked.insert(id, Parked::new(check, Stage::Pricing));
-        tokio::task::spawn_blocking(move || {
-            let quote = Quote::of(&action, &prices);
-            services.tell_agent(agent, Metered::Quoted(id, quote));
+        let parked = Parked { waiting: 1, ..Parked::new(check, Stage::Pricing) };
+        self.metering.parked.insert(id, parked);
+        // A reply tells its agent even if the measuring panics.
+        let reply = Reply::new(move |quote: Result<Quote, Fault>| {
+            let measured = match quote {
+                Ok(quote) => Metered::Quoted(id, quote),
+                Err(fault) => Metered::Unanswered(vec![id], fault),
+            };
+            services.tell_agent(agent, measured);
         });
+        tokio::task::spawn_blocking(move || reply.send(Ok(Quote::of(&action, &prices))));
     }
 
     /// Goes on with the actions that waited for this.
@@ -273,10 +279,16 @@ impl AgentActor {
             return self.conclude(check, also, judgement, paid, now);
         }
         if is_allowed {
-            // The limits were raised between the window's answer and this decision: ask again.
+            // The limits were raised between the window's answer and this decision: ask again. A window that is full
+            // of calls under way is asked again by the client.
             let parked = Parked { also, ..Parked::new(check, Stage::Pricing) };
-            if attempt == ATTEMPTS {
-                let why = "the budgets changed while the call was being paid".to_owned();
+            let is_full =
+                |(_, asked): &(WindowId, Asked)| asked.outcome == Err(Refused::TooManyOpen);
+            if attempt == ATTEMPTS || answers.iter().any(is_full) {
+                let why = match answers.iter().any(is_full) {
+                    true => Refused::TooManyOpen.to_string(),
+                    false => "the budgets changed while the call was being paid".to_owned(),
+                };
                 parked.refuse(&Fault::NotDurable(why));
                 return;
             }
