@@ -73,9 +73,9 @@ impl Particulars {
         id: AgentKeyId,
         action: ActionId,
     ) -> (Option<(Bytes, Bytes)>, Option<Bytes>) {
-        let calls = keys::calls(id.workspace, id.agent);
-        let write =
-            self.opens.as_ref().map(|open| (calls.key(action.to_bytes()), stored::encode(open)));
-        (write, self.closes.map(|call| calls.key(call.to_bytes())))
+        // Most actions cost nothing, and need no key.
+        let key = |call: ActionId| keys::calls(id.workspace, id.agent).key(call.to_bytes());
+        let write = self.opens.as_ref().map(|open| (key(action), stored::encode(open)));
+        (write, self.closes.map(key))
     }
 }
