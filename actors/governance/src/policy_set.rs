@@ -209,6 +209,23 @@ struct Change<'c> {
     removes: Vec<Bytes>,
 }
 
+impl<'c> Change<'c> {
+    /// One record is written, in the place of the one there was.
+    fn put(
+        kind: Kind,
+        actor: &'c str,
+        detail: &'c [(&'c str, &'c str)],
+        record: (Bytes, Bytes),
+    ) -> Self {
+        Self { kind, actor, detail, writes: vec![record], removes: Vec::new() }
+    }
+
+    /// One record is taken away.
+    fn take(kind: Kind, actor: &'c str, detail: &'c [(&'c str, &'c str)], key: Bytes) -> Self {
+        Self { kind, actor, detail, writes: Vec::new(), removes: vec![key] }
+    }
+}
+
 impl PolicySetActor {
     /// Compiling a large document takes a while: it happens aside, and decisions go on meanwhile by the
     /// snapshot in force.
@@ -339,14 +356,8 @@ impl PolicySetActor {
         known.header.active = None;
         let header = known.header;
         let detail = [("change", "removed"), ("name", name.as_str())];
-        let writes = vec![(keys::policy(self.workspace, &name), stored::encode(&header))];
-        let change = Change {
-            kind: Kind::Policy,
-            actor: &actor,
-            detail: &detail,
-            writes,
-            removes: Vec::new(),
-        };
+        let record = (keys::policy(self.workspace, &name), stored::encode(&header));
+        let change = Change::put(Kind::Policy, &actor, &detail, record);
         self.change(change, now, reply, header);
     }
 

@@ -44,14 +44,8 @@ impl PolicySetActor {
                     ("name", group.name.as_str()),
                     ("needed", needed.as_str()),
                 ];
-                let writes = vec![(key, stored::encode(&group))];
-                let change = Change {
-                    kind: Kind::Approval,
-                    actor: &actor,
-                    detail: &detail,
-                    writes,
-                    removes: vec![],
-                };
+                let record = (key, stored::encode(&group));
+                let change = Change::put(Kind::Approval, &actor, &detail, record);
                 self.change(change, now, reply, group.clone());
             }
             ApproversMessage::RemoveGroup(name, actor, reply) => {
@@ -59,15 +53,9 @@ impl PolicySetActor {
                     Err(error) => reply.send(Ok(Err(error))),
                     Ok(group) => {
                         self.approvers = Arc::new(approvers);
-                        let removes = vec![space.with("group").key(&name)];
+                        let key = space.with("group").key(&name);
                         let detail = [("change", "group_removed"), ("name", name.as_str())];
-                        let change = Change {
-                            kind: Kind::Approval,
-                            actor: &actor,
-                            detail: &detail,
-                            writes: vec![],
-                            removes,
-                        };
+                        let change = Change::take(Kind::Approval, &actor, &detail, key);
                         self.change(change, now, reply, group);
                     }
                 }
@@ -87,14 +75,8 @@ impl PolicySetActor {
                     ("stages", stages.as_str()),
                     ("team", chain.team.as_str()),
                 ];
-                let writes = vec![(key, stored::encode(&chain))];
-                let change = Change {
-                    kind: Kind::Approval,
-                    actor: &actor,
-                    detail: &detail,
-                    writes,
-                    removes: vec![],
-                };
+                let record = (key, stored::encode(&chain));
+                let change = Change::put(Kind::Approval, &actor, &detail, record);
                 self.change(change, now, reply, chain.clone());
             }
             ApproversMessage::RemoveChain(team, actor, reply) => {
@@ -102,15 +84,9 @@ impl PolicySetActor {
                     Err(error) => reply.send(Ok(Err(error))),
                     Ok(chain) => {
                         self.approvers = Arc::new(approvers);
-                        let removes = vec![space.with("chain").key(&team)];
+                        let key = space.with("chain").key(&team);
                         let detail = [("change", "chain_removed"), ("team", team.as_str())];
-                        let change = Change {
-                            kind: Kind::Approval,
-                            actor: &actor,
-                            detail: &detail,
-                            writes: vec![],
-                            removes,
-                        };
+                        let change = Change::take(Kind::Approval, &actor, &detail, key);
                         self.change(change, now, reply, chain);
                     }
                 }

@@ -69,7 +69,7 @@ impl PolicySetActor {
     ) {
         let BudgetRecord { spender, period, limits, action, .. } = &record;
         let key = keys::budget(self.workspace, spender, *period);
-        let writes = vec![(key, stored::encode(&record))];
+        let written = (key, stored::encode(&record));
         let (spender, cost) =
             (spender.to_string(), limits.cost.map(|NanoUsd(cost)| cost.to_string()));
         let tokens = limits.tokens.map(|tokens| tokens.to_string());
@@ -86,8 +86,7 @@ impl PolicySetActor {
         detail.extend(tokens.as_deref().map(|tokens| ("limit_tokens", tokens)));
         let actor = record.updated_by.clone();
         Arc::make_mut(&mut self.budgets).set(record.clone());
-        let change =
-            Change { kind: Kind::Budget, actor: &actor, detail: &detail, writes, removes: vec![] };
+        let change = Change::put(Kind::Budget, &actor, &detail, written);
         self.change(change, now, reply, record);
     }
 
@@ -103,11 +102,11 @@ impl PolicySetActor {
             reply.send(Ok(Err(BudgetError::Unknown { spender, period })));
             return;
         };
-        let removes = vec![keys::budget(self.workspace, &spender, period)];
+        let key = keys::budget(self.workspace, &spender, period);
         let spender = spender.to_string();
         let detail =
             [("change", "removed"), ("spender", spender.as_str()), ("window", period.as_str())];
-        let change = Change { kind: Kind::Budget, actor, detail: &detail, writes: vec![], removes };
+        let change = Change::take(Kind::Budget, actor, &detail, key);
         self.change(change, now, reply, (*record).clone());
     }
 
@@ -122,11 +121,10 @@ impl PolicySetActor {
         let digest = super::digest(&value);
         let count = record.terms.overrides.len().to_string();
         let detail = [("change", "prices"), ("overrides", count.as_str()), ("sha256", &digest)];
-        let writes = vec![(keys::prices(self.workspace), value)];
+        let written = (keys::prices(self.workspace), value);
         self.prices = Arc::new(prices);
         let actor = record.updated_by.clone();
-        let change =
-            Change { kind: Kind::Budget, actor: &actor, detail: &detail, writes, removes: vec![] };
+        let change = Change::put(Kind::Budget, &actor, &detail, written);
         self.change(change, now, reply, record);
     }
 }
