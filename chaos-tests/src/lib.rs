@@ -5,6 +5,7 @@
 pub mod fuzz;
 pub mod invariants;
 pub mod latencies;
+pub mod load;
 pub mod money;
 pub mod operator;
 pub mod peer;

@@ -16,10 +16,11 @@ use std::{
 };
 
 use aa_chaos_tests::{
+    load::{self, Measured, measure},
     operator::Operator,
-    peer::{Answered, Peer, PeerError, Session, action, connect},
+    peer::{Answered, Peer, PeerError, Session, action},
     process::ControlPlaneProcess,
-    vitals::{Observed, machine},
+    vitals::machine,
 };
 use aa_protocol::wire::v1;
 use reqwest::Method;
@@ -30,16 +31,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const SHAPES: [&str; 3] = ["1x1", "64x1", "64x16"];
 const ROUNDS: usize = 3;
 const TEAM: &str = "load";
-
-#[derive(Clone, Debug, Default)]
-struct Measured {
-    /// Decisions per second: calls and results.
-    per_second: f64,
-    p50_us: u64,
-    p99_us: u64,
-    /// Processor time of the server per decision, user and system.
-    cpu_us: f64,
-}
 
 #[tokio::main]
 async fn main() -> Result<(), PeerError> {
@@ -63,29 +54,23 @@ async fn main() -> Result<(), PeerError> {
     );
     for name in shapes {
         let wrong = || format!("`{name}` is no shape; write `64x16`");
-        let (agents, in_flight) = name.split_once('x').ok_or_else(wrong)?;
-        let (agents, in_flight): (usize, usize) =
-            (agents.parse().map_err(|_| wrong())?, in_flight.parse().map_err(|_| wrong())?);
+        let (agents, in_flight) = load::shape(&name).ok_or_else(wrong)?;
+        let drive = |peer, stop| drive(peer, in_flight, stop);
         let (mut unlimited, mut paid) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            unlimited.push(measure(&gateway, agents, in_flight, duration).await?);
+            unlimited.push(measure(&gateway, agents, TEAM, duration, drive).await?);
             operator.call(Method::PUT, &budget, r#"{"cost_limit_usd":"1000000"}"#).await?;
-            paid.push(measure(&gateway, agents, in_flight, duration).await?);
+            paid.push(measure(&gateway, agents, TEAM, duration, drive).await?);
             operator.call(Method::DELETE, &budget, "").await?;
         }
-        let rounds = |all: &[Measured]| {
-            let all: Vec<_> = all.iter().map(|one| format!("{:.0}", one.per_second)).collect();
-            all.join(" ")
-        };
-        let shown = (rounds(&unlimited), rounds(&paid));
-        let (free, held) = (median(unlimited), median(paid));
+        let (free, held) = (Measured::median(&unlimited), Measured::median(&paid));
         println!(
             "{name:>7} | {:>7.0} ({}) · {:.1} µs | {:>7.0} ({}) · {:.1} µs | {:>4.0} % | {} µs, {} µs ({} µs)",
             free.per_second,
-            shown.0,
+            Measured::rates(&unlimited),
             free.cpu_us,
             held.per_second,
-            shown.1,
+            Measured::rates(&paid),
             held.cpu_us,
             100.0 * held.per_second / free.per_second,
             held.p50_us,
@@ -94,53 +79,6 @@ async fn main() -> Result<(), PeerError> {
         );
     }
     Ok(())
-}
-
-fn median(mut all: Vec<Measured>) -> Measured {
-    all.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
-    all.get(all.len() / 2).cloned().unwrap_or_default()
-}
-
-async fn measure(
-    process: &ControlPlaneProcess,
-    agents: usize,
-    in_flight: usize,
-    duration: Duration,
-) -> Result<Measured, PeerError> {
-    let env = &process.env;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut channels = Vec::new();
-    for _ in 0..agents.min(4) {
-        channels.push(connect(env).await?);
-    }
-    let mut peers = Vec::new();
-    for number in 0..agents {
-        let channel = channels[number % channels.len()].clone();
-        peers.push(Peer::register_in(channel, env, &format!("load-{number}"), TEAM).await?);
-    }
-    let observed = Observed::new(process.pid().ok_or("the process has ended")?);
-    let cpu_before = observed.vitals()?.cpu_ms;
-    let start = Instant::now();
-    let tasks: Vec<_> = peers
-        .into_iter()
-        .map(|peer| tokio::spawn(drive(peer, in_flight, Arc::clone(&stop))))
-        .collect();
-    tokio::time::sleep(duration).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await??);
-    }
-    let elapsed = start.elapsed().as_secs_f64();
-    let cpu_us = (observed.vitals()?.cpu_ms - cpu_before) as f64 * 1_000.0;
-    latencies.sort_unstable();
-    let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied();
-    Ok(Measured {
-        per_second: latencies.len() as f64 / elapsed,
-        p50_us: at(50).unwrap_or_default(),
-        p99_us: at(99).unwrap_or_default(),
-        cpu_us: cpu_us / latencies.len().max(1) as f64,
-    })
 }
 
 /// Keeps so many calls under way on one session, each followed by its result; returns the latency of every decision in

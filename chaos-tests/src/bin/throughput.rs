@@ -17,9 +17,10 @@ use std::{
 };
 
 use aa_chaos_tests::{
-    peer::{Answered, ORDINARY, Peer, PeerError, Session, connect, tool_call},
+    load::{self, Measured},
+    peer::{Answered, ORDINARY, Peer, PeerError, Session, tool_call},
     process::ControlPlaneProcess,
-    vitals::{Observed, machine},
+    vitals::machine,
 };
 
 #[global_allocator]
@@ -35,15 +36,6 @@ enum Way {
     Session(usize),
     /// One `CheckPolicy` call after the other.
     Unary,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Measured {
-    per_second: f64,
-    p50_us: u64,
-    p99_us: u64,
-    /// Processor time of the server per answer, user and system.
-    cpu_us: f64,
 }
 
 #[tokio::main]
@@ -76,20 +68,16 @@ async fn main() -> Result<(), PeerError> {
             echoes.push(measure(&echo, agents, way, duration).await?);
             decisions.push(measure(&gateway, agents, way, duration).await?);
         }
-        let (echo, decision) = (median(&mut echoes), median(&mut decisions));
-        let rounds = |all: &[Measured]| {
-            let all: Vec<_> = all.iter().map(|one| format!("{:.0}", one.per_second)).collect();
-            all.join(" ")
-        };
+        let (echo, decision) = (Measured::median(&echoes), Measured::median(&decisions));
         say(
             &mut out,
             &format!(
                 "{name:>7} | {:>7.0} ({}) · {:.1} µs | {:>7.0} ({}) · {:.1} µs | {:>4.0} % | {} µs, {} µs ({} µs)",
                 echo.per_second,
-                rounds(&echoes),
+                Measured::rates(&echoes),
                 echo.cpu_us,
                 decision.per_second,
-                rounds(&decisions),
+                Measured::rates(&decisions),
                 decision.cpu_us,
                 100.0 * decision.per_second / echo.per_second,
                 decision.p50_us,
@@ -106,9 +94,23 @@ fn shape(name: &str) -> Result<(usize, Way), PeerError> {
     if let Some(agents) = name.strip_suffix('u') {
         return Ok((agents.parse().map_err(|_| wrong())?, Way::Unary));
     }
-    let (agents, in_flight) = name.split_once('x').ok_or_else(wrong)?;
-    let in_flight = in_flight.parse().map_err(|_| wrong())?;
-    Ok((agents.parse().map_err(|_| wrong())?, Way::Session(in_flight)))
+    let (agents, in_flight) = load::shape(name).ok_or_else(wrong)?;
+    Ok((agents, Way::Session(in_flight)))
+}
+
+async fn measure(
+    process: &ControlPlaneProcess,
+    agents: usize,
+    way: Way,
+    duration: Duration,
+) -> Result<Measured, PeerError> {
+    match way {
+        Way::Session(in_flight) => {
+            let drive = |peer, stop| drive(peer, in_flight, stop);
+            load::measure(process, agents, "", duration, drive).await
+        }
+        Way::Unary => load::measure(process, agents, "", duration, call).await,
+    }
 }
 
 fn say(out: &mut impl std::io::Write, line: &str) -> std::io::Result<()> {
@@ -130,58 +132,6 @@ fn fdatasync(directory: &Path) -> std::io::Result<String> {
     times.sort();
     let us = |part: usize| times[times.len() * part / 100].as_micros();
     Ok(format!("a bare 400-byte append with fdatasync: p50 {} µs, p99 {} µs", us(50), us(99)))
-}
-
-fn median(all: &mut [Measured]) -> Measured {
-    all.sort_by(|one, other| one.per_second.total_cmp(&other.per_second));
-    all.get(all.len() / 2).cloned().unwrap_or_default()
-}
-
-async fn measure(
-    process: &ControlPlaneProcess,
-    agents: usize,
-    way: Way,
-    duration: Duration,
-) -> Result<Measured, PeerError> {
-    let env = &process.env;
-    let stop = Arc::new(AtomicBool::new(false));
-    // As many connections as a host of many agents would use.
-    let mut channels = Vec::new();
-    for _ in 0..agents.min(4) {
-        channels.push(connect(env).await?);
-    }
-    let mut sessions = Vec::new();
-    for number in 0..agents {
-        let channel = channels[number % channels.len()].clone();
-        let peer = Peer::register(channel, env, &format!("load-{number}")).await?;
-        sessions.push((peer, Arc::clone(&stop)));
-    }
-    let observed = Observed::new(process.pid().ok_or("the process has ended")?);
-    let cpu_before = observed.vitals()?.cpu_ms;
-    let start = Instant::now();
-    let tasks: Vec<_> = sessions
-        .into_iter()
-        .map(|(peer, stop)| match way {
-            Way::Session(in_flight) => tokio::spawn(drive(peer, in_flight, stop)),
-            Way::Unary => tokio::spawn(call(peer, stop)),
-        })
-        .collect();
-    tokio::time::sleep(duration).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await??);
-    }
-    let elapsed = start.elapsed().as_secs_f64();
-    let cpu_us = (observed.vitals()?.cpu_ms - cpu_before) as f64 * 1_000.0;
-    latencies.sort_unstable();
-    let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied();
-    Ok(Measured {
-        per_second: latencies.len() as f64 / elapsed,
-        p50_us: at(50).unwrap_or_default(),
-        p99_us: at(99).unwrap_or_default(),
-        cpu_us: cpu_us / latencies.len().max(1) as f64,
-    })
 }
 
 /// Makes one unary call after the other; returns each one's latency in microseconds.
