@@ -6,6 +6,7 @@ pub mod fuzz;
 pub mod invariants;
 pub mod latencies;
 pub mod load;
+pub mod master_key;
 pub mod money;
 pub mod operator;
 pub mod peer;

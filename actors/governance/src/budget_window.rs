@@ -325,11 +325,6 @@ impl BudgetWindowActor {
     }
 
     fn append(&mut self, record: Record) {
-        let has_entry = record.entry.is_some();
-        match self.shard.journal.append(record) {
-            Ok(Some(position)) => self.chain.placed(position),
-            Ok(None) if !has_entry => {}
-            Ok(None) | Err(_) => self.shard.fail(),
-        }
+        self.chain.commit(&self.shard, record);
     }
 }

@@ -3,7 +3,7 @@
 use aa_ledger::{ChainHead, Draft, Hash, MacKey, Stream};
 use aa_policy::Judgement;
 use aa_protocol::WorkspaceId;
-use aa_runtime::{Journal, LogTail, journal::LogEntry};
+use aa_runtime::{Journal, LiveShard, LogTail, Record, journal::LogEntry};
 use aa_store::{StoreError, Transaction};
 use bytes::Bytes;
 
@@ -83,6 +83,23 @@ impl Chain {
         key: &MacKey,
     ) -> LogEntry {
         self.append_line(|head, bytes| seal_judgement(draft, judgement, head, key, bytes))
+    }
+
+    /// Hands a record to the journal, and notes where its entry was put. A journal that takes nothing any more ends
+    /// the tenure of the shard, and this actor with it: then the record's reply has been failed.
+    pub fn commit(&mut self, shard: &LiveShard, record: Record) -> Option<u64> {
+        let has_entry = record.entry.is_some();
+        match shard.journal.append(record) {
+            Ok(Some(position)) => {
+                self.placed(position);
+                Some(position)
+            }
+            Ok(None) if !has_entry => None,
+            Ok(None) | Err(_) => {
+                shard.fail();
+                None
+            }
+        }
     }
 
     fn append_line(&mut self, seal: impl FnOnce(&mut ChainHead, &mut Vec<u8>)) -> LogEntry {

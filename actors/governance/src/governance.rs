@@ -2,12 +2,14 @@
 
 mod approvals;
 mod money;
+mod secrets;
 
 use std::{sync::Arc, time::Duration};
 
 use aa_protocol::{AgentFacts, AgentId, EventId, WorkspaceId};
 use aa_runtime::{Directory, DirectoryOptions, DirectoryStats, Fault, Node, Reply};
 use aa_store::{KeyRange, Order, StoreError};
+use aa_vault::MasterKey;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
@@ -40,6 +42,7 @@ use crate::{
         CheckpointFailed, KeyError, NewKey, NewWorkspace, Revocation, SignedCheckpoint,
         TenantActor, TenantMessage, WorkspaceRecord,
     },
+    vault::{SecretError, VaultActor},
 };
 
 pub use self::money::{AgentSpending, BudgetStatus};
@@ -103,6 +106,9 @@ pub enum GovernanceError {
     /// The approvers were refused.
     #[error(transparent)]
     Approvers(#[from] ApproversError),
+    /// The vault refused.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The audit log could not be read or closed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailed),
@@ -131,9 +137,15 @@ impl Default for GovernanceOptions {
 // === impl Governance ===
 
 impl Governance {
-    /// Starts the actors' directories on `node` and the checkpointing of every workspace.
-    pub fn start(node: Node, keys: AuditKeys, options: GovernanceOptions) -> Self {
-        let services = Arc::new(Services::new(node.clone(), keys));
+    /// Starts the actors' directories on `node` and the checkpointing of every workspace. The workspaces' secrets are
+    /// kept under `master`.
+    pub fn start(
+        node: Node,
+        keys: AuditKeys,
+        master: Arc<dyn MasterKey>,
+        options: GovernanceOptions,
+    ) -> Self {
+        let services = Arc::new(Services::new(node.clone(), keys, master));
         let resident = DirectoryOptions { idle_after: None, ..DirectoryOptions::default() };
         let passing = DirectoryOptions {
             idle_after: Some(options.agent_idle),
@@ -150,6 +162,9 @@ impl Governance {
         let approvals: Arc<Directory<ApprovalActor>> =
             Directory::new(node.clone(), Arc::clone(&services), passing);
         let _ = services.approvals.set(approvals);
+        let vaults: Arc<Directory<VaultActor>> =
+            Directory::new(node.clone(), Arc::clone(&services), passing);
+        let _ = services.vaults.set(vaults);
         let governance = Self {
             agents,
             tenants: Directory::new(node, Arc::clone(&services), resident),
@@ -158,6 +173,7 @@ impl Governance {
         };
         tokio::spawn(governance.clone().keep_checkpoints(options.checkpoint_every));
         tokio::spawn(governance.clone().wake_approvals());
+        tokio::spawn(governance.clone().tend_vaults());
         governance
     }
 

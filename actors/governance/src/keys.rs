@@ -35,6 +35,8 @@ pub fn head(workspace: WorkspaceId, stream: Stream) -> Bytes {
     match stream {
         Stream::Workspace => heads.key("workspace"),
         Stream::Policies => heads.key("policies"),
+        Stream::Vault => heads.key("vault"),
+        Stream::Alerts => heads.key("alerts"),
         Stream::Agent(agent) => heads.key(*agent.as_uuid()),
         // Agents may choose their own ids.
         Stream::Budget(budget) => heads.with("budget").key(*budget.as_uuid()),
@@ -199,6 +201,31 @@ pub fn session_grants(workspace: WorkspaceId, agent: AgentId) -> Subspace {
 /// `approvers/<ws>/…`: the groups and chains that approve.
 pub fn approvers(workspace: WorkspaceId) -> Subspace {
     tenant("approvers", workspace)
+}
+
+/// `key_ring/<ws>`: the data keys of a workspace, wrapped.
+pub fn key_ring(workspace: WorkspaceId) -> Bytes {
+    tenant("key_ring", workspace).to_key()
+}
+
+/// The key rings of all workspaces: a master key goes only when none of them needs it.
+pub fn key_rings() -> KeyRange {
+    Subspace::root().with("key_ring").range()
+}
+
+/// `secret/<ws>/<name>`: a secret, sealed.
+pub fn secret(workspace: WorkspaceId, name: &str) -> Bytes {
+    tenant("secret", workspace).key(name)
+}
+
+/// All secrets of a workspace.
+pub fn secrets(workspace: WorkspaceId) -> KeyRange {
+    tenant("secret", workspace).range()
+}
+
+/// `secret_version/<ws>`: the highest number that a value of a secret was ever given.
+pub fn secret_version(workspace: WorkspaceId) -> Bytes {
+    tenant("secret_version", workspace).to_key()
 }
 
 /// `api_key/<SHA-256 of the key>`: what an API key is good for. Not below a workspace: it is how a

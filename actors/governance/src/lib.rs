@@ -29,10 +29,12 @@ pub mod policy_set;
 pub mod prices;
 pub mod rate_window;
 pub mod recent_actions;
+pub mod secret_record;
 pub mod services;
 pub mod spender;
 pub mod stored;
 pub mod tenant;
+pub mod vault;
 
 pub use governance::{Governance, GovernanceError, GovernanceOptions};
 pub use permission::{Forbidden, Grant, Permit, Principal};

@@ -102,6 +102,10 @@ operations! {
     AnswerApprovals: "answer requests for approval" for Owner | Admin | Developer | Viewer;
     /// Setting who approves.
     ManageApprovers: "change who approves" for Owner | Admin;
+    /// Reading which secrets there are; nobody reads what they are.
+    ReadSecrets: "list secrets" for Owner | Admin | Developer;
+    /// Setting and deleting secrets, and rotating the keys they are kept under.
+    ManageSecrets: "change secrets" for Owner | Admin;
     /// Creating and revoking API keys. A developer's reach ends at its own: see [`Permit::check_grant`]
     /// and [`Permit::revokes_only_of`].
     ManageKeys: "manage API keys" for Owner | Developer;

@@ -394,10 +394,7 @@ impl PolicySetActor {
             }
             reply.send(committed.map(|()| Ok(answer)));
         });
-        match self.shard.journal.append(Record { entry: Some(entry), writes, removes, done }) {
-            Ok(Some(position)) => self.chain.placed(position),
-            Ok(None) | Err(_) => self.shard.fail(),
-        }
+        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, done });
     }
 
     fn snapshot(&self) -> PolicySnapshot {

@@ -7,7 +7,8 @@ use std::{
 
 use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
 use aa_protocol::WorkspaceId;
-use aa_runtime::{Clock, Directory, Entropy, Fault, Node, Reply};
+use aa_runtime::{Clock, Directory, Entity, Entropy, Fault, Node, Reply};
+use aa_vault::MasterKey;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -22,6 +23,7 @@ use crate::{
     policy_board::{PolicyBoard, PolicyCell},
     policy_set::{PolicySetActor, PolicySetMessage},
     spender::WindowId,
+    vault::{VaultActor, VaultMessage},
 };
 
 /// The keys that make the audit log trustworthy. They are shown nowhere.
@@ -53,6 +55,9 @@ pub struct Services {
     pub(crate) agents: OnceLock<Weak<Directory<AgentActor>>>,
     pub(crate) windows: OnceLock<Arc<Directory<BudgetWindowActor>>>,
     pub(crate) approvals: OnceLock<Arc<Directory<ApprovalActor>>>,
+    pub(crate) vaults: OnceLock<Arc<Directory<VaultActor>>>,
+    /// What the workspaces' data keys are wrapped under.
+    pub(crate) master_key: Arc<dyn MasterKey>,
     /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
     /// second, and the others are for decisions.
     pub(crate) compiler: Semaphore,
@@ -62,7 +67,7 @@ pub struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(node: Node, keys: AuditKeys) -> Self {
+    pub(crate) fn new(node: Node, keys: AuditKeys, master_key: Arc<dyn MasterKey>) -> Self {
         Self {
             clock: node.clock(),
             entropy: node.entropy(),
@@ -75,6 +80,8 @@ impl Services {
             agents: OnceLock::new(),
             windows: OnceLock::new(),
             approvals: OnceLock::new(),
+            vaults: OnceLock::new(),
+            master_key,
             compiler: Semaphore::new(1),
             log_readers: Turns::default(),
             mac: ArcSwap::from_pointee(keys.mac),
@@ -98,26 +105,17 @@ impl Services {
 
     /// Sends a message to a window. What it cannot take answers its own reply with the reason.
     pub(crate) fn send_window(&self, id: &WindowId, message: WindowMessage) {
-        let fault = match self.windows.get() {
-            Some(windows) => match windows.send(id, message) {
-                Ok(()) => return,
-                Err((fault, message)) => (fault, message),
-            },
-            None => (Fault::Gone, message),
-        };
-        fault.1.fail(fault.0);
+        send(&self.windows, id, message, WindowMessage::fail);
     }
 
     /// Sends a message to a request for approval. What it cannot take answers its own reply with the reason.
     pub(crate) fn send_approval(&self, key: &ApprovalKey, message: ApprovalMessage) {
-        let fault = match self.approvals.get() {
-            Some(approvals) => match approvals.send(key, message) {
-                Ok(()) => return,
-                Err((fault, message)) => (fault, message),
-            },
-            None => (Fault::Gone, message),
-        };
-        fault.1.fail(fault.0);
+        send(&self.approvals, key, message, ApprovalMessage::fail);
+    }
+
+    /// Sends a message to a vault. What it cannot take answers its own reply with the reason.
+    pub(crate) fn send_vault(&self, workspace: &WorkspaceId, message: VaultMessage) {
+        send(&self.vaults, workspace, message, VaultMessage::fail);
     }
 
     /// Lets a request for approval look at the clock; whether there was somebody to look, or nobody will ever be.
@@ -158,5 +156,21 @@ impl Services {
             .send(&workspace, PolicySetMessage::Open(reply))
             .map_err(|(fault, _message)| fault)?;
         answer.await.unwrap_or(Err(Fault::Gone))
+    }
+}
+
+/// Sends a message to an actor, or has it answer its own reply with the reason why not.
+fn send<E: Entity>(
+    directory: &OnceLock<Arc<Directory<E>>>,
+    id: &E::Id,
+    message: E::Message,
+    fail: impl FnOnce(E::Message, Fault),
+) {
+    let unsent = match directory.get() {
+        Some(directory) => directory.send(id, message).err(),
+        None => Some((Fault::Gone, message)),
+    };
+    if let Some((fault, message)) = unsent {
+        fail(message, fault);
     }
 }

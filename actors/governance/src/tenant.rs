@@ -279,9 +279,6 @@ impl TenantActor {
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let done =
             Reply::new(move |committed: Result<(), Fault>| reply.send(committed.map(|()| answer)));
-        match self.shard.journal.append(Record::of_entry(entry, writes, done)) {
-            Ok(Some(position)) => self.chain.placed(position),
-            Ok(None) | Err(_) => self.shard.fail(),
-        }
+        self.chain.commit(&self.shard, Record::of_entry(entry, writes, done));
     }
 }

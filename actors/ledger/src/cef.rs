@@ -52,6 +52,8 @@ fn name(entry: &Entry) -> String {
         (Kind::Workspace, _) => "workspace changed".to_owned(),
         (Kind::Budget, _) => "budget event".to_owned(),
         (Kind::Approval, _) => "approval event".to_owned(),
+        (Kind::Secret, _) => "secret changed".to_owned(),
+        (Kind::Alert, _) => "alerting changed".to_owned(),
     }
 }
 
@@ -64,6 +66,7 @@ fn severity(entry: &Entry) -> u8 {
         (_, Some(Verdict::Allow)) => 1,
         (Kind::Refusal, None) => 8,
         (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget | Kind::Approval, None) => 5,
+        (Kind::Secret | Kind::Alert, None) => 5,
         (Kind::Registration | Kind::Decision | Kind::Event | Kind::Workspace, None) => 2,
     }
 }

@@ -40,10 +40,14 @@ pub enum Kind {
     Budget,
     /// An approval was asked for, answered, escalated, used or expired.
     Approval,
+    /// A secret was set or deleted, or the keys of the vault were rotated. Never what a secret is.
+    Secret,
+    /// It was set who is told of what, or somebody could not be told.
+    Alert,
 }
 
-/// The chain an entry belongs to. Text form: `workspace`, `policies`, `agent:<uuid>`, `budget:<uuid>` or
-/// `approval:<uuid>`.
+/// The chain an entry belongs to. Text form: `workspace`, `policies`, `vault`, `alerts`, `agent:<uuid>`,
+/// `budget:<uuid>` or `approval:<uuid>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
     /// What happens to the workspace itself.
@@ -56,12 +60,17 @@ pub enum Stream {
     Budget(BudgetId),
     /// What becomes of one request for approval.
     Approval(ApprovalId),
+    /// What happens to its secrets and their keys.
+    Vault,
+    /// What happens to its alerts.
+    Alerts,
 }
 
 /// A text that names no stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a stream; use workspace, policies, agent:<uuid>, budget:<uuid> or approval:<uuid>"
+    "`{0}` is not a stream; use workspace, policies, vault, alerts, agent:<uuid>, budget:<uuid> or \
+     approval:<uuid>"
 )]
 pub struct StreamError(String);
 
@@ -195,7 +204,7 @@ pub enum EntryError {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Registration,
         Self::Decision,
         Self::Event,
@@ -206,6 +215,8 @@ impl Kind {
         Self::Workspace,
         Self::Budget,
         Self::Approval,
+        Self::Secret,
+        Self::Alert,
     ];
 
     /// The name in entries.
@@ -232,7 +243,12 @@ impl Stream {
     pub const fn agent(&self) -> Option<AgentId> {
         match self {
             Self::Agent(id) => Some(*id),
-            Self::Workspace | Self::Policies | Self::Budget(_) | Self::Approval(_) => None,
+            Self::Workspace
+            | Self::Policies
+            | Self::Vault
+            | Self::Alerts
+            | Self::Budget(_)
+            | Self::Approval(_) => None,
         }
     }
 }
@@ -242,6 +258,8 @@ impl fmt::Display for Stream {
         match self {
             Self::Workspace => f.write_str("workspace"),
             Self::Policies => f.write_str("policies"),
+            Self::Vault => f.write_str("vault"),
+            Self::Alerts => f.write_str("alerts"),
             Self::Agent(id) => write!(f, "agent:{id}"),
             Self::Budget(id) => write!(f, "budget:{id}"),
             Self::Approval(id) => write!(f, "approval:{id}"),
@@ -256,6 +274,8 @@ impl FromStr for Stream {
         let named = match text.split_once(':') {
             None if text == "workspace" => Some(Self::Workspace),
             None if text == "policies" => Some(Self::Policies),
+            None if text == "vault" => Some(Self::Vault),
+            None if text == "alerts" => Some(Self::Alerts),
             Some(("agent", id)) => id.parse().ok().map(Self::Agent),
             Some(("budget", id)) => id.parse().ok().map(Self::Budget),
             Some(("approval", id)) => id.parse().ok().map(Self::Approval),

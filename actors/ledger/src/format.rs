@@ -47,7 +47,7 @@ pub const LEAF_PREFIX: u8 = 0x00;
 /// What precedes two children's hashes in their node's hash (RFC 6962 §2.1).
 pub const NODE_PREFIX: u8 = 0x01;
 /// The names of the kinds of entries.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 12] = [
     "registration",
     "decision",
     "event",
@@ -58,7 +58,11 @@ pub const KINDS: [&str; 10] = [
     "workspace",
     "budget",
     "approval",
+    "secret",
+    "alert",
 ];
+/// The names of the streams of which a workspace has one.
+pub const STREAMS: [&str; 4] = ["workspace", "policies", "vault", "alerts"];
 /// The longest key of `detail`; keys are of `a`–`z`, `0`–`9`, `_`, `-` and `.`.
 pub const MAX_DETAIL_KEY: usize = 64;
 /// The longest id of a MAC key; ids are of `a`–`z`, `0`–`9`, `_` and `-`.

@@ -46,9 +46,9 @@ pub use key_ring::{
     MAX_RING_BYTES, Rewrap, TooManyKeys,
 };
 pub use master_key::{
-    MAX_MASTER_KEY_ID, MAX_WRAPPED_BYTES, MasterKey, MasterKeyAnswer, MasterKeyError, MasterKeyId,
-    MasterKeyIdError, MasterKeyRefused, MasterKeyUnavailable, MasterKeys, UnknownMasterKey,
-    UnopenableWrapping, WrapContext, WrappedKey,
+    FileKeeper, MAX_MASTER_KEY_ID, MAX_WRAPPED_BYTES, MasterKey, MasterKeyAnswer, MasterKeyError,
+    MasterKeyId, MasterKeyIdError, MasterKeyNotRenewed, MasterKeyRefused, MasterKeyUnavailable,
+    MasterKeys, UnknownMasterKey, UnopenableWrapping, WrapContext, WrappedKey,
 };
 pub use random::RandomError;
 pub use sealed_secret::{MAX_SEALED_BYTES, SealedSecret, SealedSecretError};

@@ -1,11 +1,12 @@
 //! Keys that wrap data keys, and where they are kept.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
-use aa_protocol::WorkspaceId;
+use aa_protocol::{Timestamp, WorkspaceId};
 use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+pub use self::file_keeper::FileKeeper;
 use crate::{
     DataKey, DataKeyId,
     encoding::{associated_data, base64url},
@@ -16,6 +17,7 @@ use crate::{
 pub mod aws_kms;
 pub mod env;
 pub mod file;
+mod file_keeper;
 #[cfg(any(feature = "aws-kms", feature = "transit"))]
 pub mod key_service;
 mod local;
@@ -100,6 +102,29 @@ pub trait MasterKey: Send + Sync {
         wrapped: &WrappedKey,
         context: &WrapContext,
     ) -> Result<DataKey, MasterKeyError>;
+
+    /// Makes the next key, which wraps from now on. Without effect where the provider's own operators do that:
+    /// then they have, or wrapping anew under the same key is what is wanted.
+    ///
+    /// # Errors
+    /// The key could not be made or kept; the present one goes on.
+    fn renew(&self, _now: Timestamp) -> Result<(), MasterKeyNotRenewed> {
+        Ok(())
+    }
+
+    /// Forgets keys that another took the place of before `replaced_before` and that are not among `in_use`, the
+    /// master keys that the key rings of **all** workspaces name. The time must be early enough that whatever was
+    /// being wrapped then is in its ring by the time the rings are read.
+    ///
+    /// # Errors
+    /// A key could not be removed from where it is kept.
+    fn forget_unused(
+        &self,
+        _in_use: &BTreeSet<MasterKeyId>,
+        _replaced_before: Timestamp,
+    ) -> Result<(), MasterKeyNotRenewed> {
+        Ok(())
+    }
 }
 
 /// The master key in use and the ones before it, which still open what they wrapped. For moving from one
@@ -130,6 +155,19 @@ pub enum MasterKeyError {
     /// No randomness.
     #[error(transparent)]
     Random(#[from] RandomError),
+    /// The provider has no next key.
+    #[error(transparent)]
+    NotRenewed(#[from] MasterKeyNotRenewed),
+}
+
+/// A master key could not be renewed, or one that nothing uses not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{provider} was not renewed: {problem}")]
+pub struct MasterKeyNotRenewed {
+    /// What was asked.
+    pub provider: String,
+    /// What kept it, and what to do.
+    pub problem: String,
 }
 
 /// See [`MasterKeyError::Unknown`].
@@ -326,6 +364,18 @@ impl MasterKey for MasterKeys {
             Some(provider) => provider.unwrap(wrapped, context).await,
             None => Err(unknown(self, &wrapped.master)),
         }
+    }
+
+    fn renew(&self, now: Timestamp) -> Result<(), MasterKeyNotRenewed> {
+        self.current.renew(now)
+    }
+
+    fn forget_unused(
+        &self,
+        in_use: &BTreeSet<MasterKeyId>,
+        replaced_before: Timestamp,
+    ) -> Result<(), MasterKeyNotRenewed> {
+        self.current.forget_unused(in_use, replaced_before)
     }
 }
 

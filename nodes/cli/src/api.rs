@@ -176,6 +176,12 @@ impl Request<'_> {
         self
     }
 
+    /// Sends bytes as they are.
+    pub(crate) fn bytes_body(mut self, bytes: &[u8]) -> Self {
+        self.content = Some(("application/octet-stream", bytes.to_vec()));
+        self
+    }
+
     /// The answer's bytes.
     pub(crate) fn bytes(self) -> Result<Vec<u8>, ApiError> {
         let api = self.api;

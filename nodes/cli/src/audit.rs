@@ -5,6 +5,7 @@ mod budget_line;
 mod entry_line;
 mod export;
 mod query;
+mod secret_line;
 mod verify;
 
 use clap::Subcommand;

@@ -23,6 +23,7 @@ mod moment;
 mod outcome;
 mod policy;
 mod price;
+mod secret;
 mod table;
 mod terminal;
 mod up;
@@ -69,6 +70,9 @@ enum Command {
     /// See and set what models cost
     #[command(subcommand)]
     Price(price::Command),
+    /// Keep secrets and rotate the keys they are kept under
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Read, follow, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -118,6 +122,7 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Approver(command) => approver::run(command, terminal),
         Command::Budget(command) => budget::run(command, terminal),
         Command::Price(command) => price::run(command, terminal),
+        Command::Secret(command) => secret::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),
         Command::Key(command) => key::run(command, terminal),
         Command::Health(arguments) => health::run(arguments, terminal),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use aa_control_plane::{ControlPlane, Options, Summary};
+use aa_vault::{Swap, harden_process};
 use clap::Args;
 use serde::Serialize;
 use tokio::{
@@ -25,6 +26,9 @@ use crate::{
 #[command(after_help = "\
 The first start makes a certificate authority, a workspace, an agent key, an owner key and the policy \
 `starter`, all in the data directory. Later starts go on from there.
+
+Secrets are kept under a master key, the file secrets/master-key.json unless vault.toml in the data directory \
+names another provider: env, pkcs11, transit or aws-kms. Core dumps and debuggers of other processes are shut out.
 
 SIGINT (Ctrl-C) and SIGTERM end it in order: what was answered is durable, sessions are told. A second \
 signal ends it at once.
@@ -46,6 +50,9 @@ pub(crate) struct Arguments {
     /// Name of the workspace that the first start makes
     #[arg(long, default_value = "default", value_name = "NAME")]
     workspace: String,
+    /// Keep all memory out of swap, not only keys; takes CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK
+    #[arg(long)]
+    lock_memory: bool,
     /// What to log on standard error: error, warn, info, debug, or a filter such as aa_store=debug
     #[arg(
         long,
@@ -96,6 +103,15 @@ pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit,
         api: arguments.api,
         workspace_name: arguments.workspace,
     };
+    let swap = if arguments.lock_memory { Swap::Nothing } else { Swap::KeysOnly };
+    match harden_process(swap) {
+        Err(error) if arguments.lock_memory => return Err(Failure::refused(error)),
+        // A system without it is one on which its owner chose to run.
+        Err(error) => {
+            terminal.note(format_args!("the memory of this process is not protected: {error}"));
+        }
+        Ok(()) => {}
+    }
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(|error| {
         Failure::refused(format_args!("cannot start an asynchronous runtime: {error}"))
     })?;

@@ -20,5 +20,6 @@ pub mod server;
 pub mod throttle;
 pub mod tls;
 pub mod token;
+pub mod vault_key;
 
 pub use server::{ControlPlane, Options, ServeError, StartError, Summary};

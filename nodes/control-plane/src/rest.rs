@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod policies;
 pub mod prices;
 pub mod problem;
+pub mod secrets;
 pub mod spending;
 pub mod usd;
 
@@ -158,6 +159,10 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(audit::export_entries))
         .routes(routes!(audit::get_checkpoint))
         .routes(routes!(audit::get_log_keys))
+        .routes(routes!(secrets::list_secrets))
+        .routes(routes!(secrets::set_secret, secrets::delete_secret))
+        .routes(routes!(secrets::rotate_data_key))
+        .routes(routes!(secrets::rotate_master_key))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::revoke_key));
     OpenApiRouter::with_openapi(preamble(info)).nest(BASE_PATH, routes)
@@ -168,8 +173,8 @@ fn preamble(info: ApiInfo) -> OpenApi {
         .title("Agent Assembly operator API")
         .version(info.version)
         .description(Some(
-            "Policies, agents, budgets, prices, approvals, audit log and API keys of one workspace: the \
-             one the presented key belongs to. Errors are problem documents (RFC 9457).",
+            "Policies, agents, budgets, prices, approvals, secrets, audit log and API keys of one workspace: \
+             the one the presented key belongs to. Errors are problem documents (RFC 9457).",
         ))
         .license(Some(
             LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),

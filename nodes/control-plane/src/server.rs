@@ -29,6 +29,7 @@ use crate::{
     secrets::{SecretError, Secrets, current_mac_key, make_private_directory},
     throttle::{FailureThrottle, ThrottleLayer},
     tls::{ConnectionLimits, TlsListener},
+    vault_key::{VaultConfig, VaultKeyError},
 };
 
 /// What to start, and where.
@@ -105,6 +106,9 @@ pub enum StartError {
     /// A secret cannot be read or made.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The master key of the vault cannot be used.
+    #[error(transparent)]
+    VaultKey(#[from] VaultKeyError),
     /// A certificate cannot be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -195,8 +199,12 @@ impl ControlPlane {
             NodeOptions::embedded(),
         )
         .await?;
+        let clock = node.clock();
+        let has_secrets = Governance::has_secrets(&node).await?;
+        let master = VaultConfig::read(&options.data)?;
+        let master = master.open(&options.data, has_secrets, &clock).await?;
         let governance =
-            Governance::start(node.clone(), secrets.audit, GovernanceOptions::default());
+            Governance::start(node.clone(), secrets.audit, master, GovernanceOptions::default());
         let known = governance.workspaces().await?.first().copied();
         let workspace = known.unwrap_or_else(|| WorkspaceId::from_uuid(entropy.uuid()));
         let record = governance.set_up_workspace(workspace, &options.workspace_name).await?;

@@ -17,6 +17,7 @@ use aa_ledger::MacKey;
 use aa_protocol::{AgentId, Timestamp, WorkspaceId, wire::v1};
 use aa_runtime::{Clock, ManualClock, Node, NodeOptions, SystemClock, SystemEntropy};
 use aa_store::MemoryStore;
+use aa_vault::master_key::env::EnvMasterKey;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer, SigningKey};
 use futures::StreamExt;
@@ -322,8 +323,10 @@ impl Still {
         .await
         .unwrap();
         let mac = MacKey::new("k1", &[7; 32]).unwrap();
+        let master = EnvMasterKey::from_lookup("TEST_MASTER_KEY", None, |_| Some("A".repeat(43)));
+        let master = Arc::new(master.unwrap());
         let keys = AuditKeys { log_seed: [9; 32].into(), mac };
-        let governance = Governance::start(node, keys, GovernanceOptions::default());
+        let governance = Governance::start(node, keys, master, GovernanceOptions::default());
         let workspace: WorkspaceId = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
         governance.set_up_workspace(workspace, "test").await.unwrap();
         let (_, key) = governance.set_up_key(workspace, "sdk", Grant::Agent).await.unwrap();

@@ -14,6 +14,7 @@ use aa_ledger::MacKey;
 use aa_protocol::{Action, ActionId, AgentFacts, AgentId, GovernanceLevel, Timestamp, WorkspaceId};
 use aa_runtime::{Clock, Fault, ManualClock, Node, NodeOptions, Reply, SeededEntropy};
 use aa_store::{Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
+use aa_vault::master_key::env::EnvMasterKey;
 use zeroize::Zeroizing;
 
 /// How long a test waits for what must come.
@@ -62,7 +63,8 @@ impl World {
             log_seed: Zeroizing::new([9; 32]),
             mac: MacKey::new("k1", &MAC_SECRET).unwrap(),
         };
-        let governance = Governance::start(node.clone(), keys, GovernanceOptions::default());
+        let governance =
+            Governance::start(node.clone(), keys, master_key(), GovernanceOptions::default());
         let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
         Self { governance, node, clock, faults, store, workspace }
     }
@@ -162,6 +164,12 @@ impl World {
         let entries = lines[1..lines.len() - 1].iter();
         entries.map(|line| aa_ledger::Entry::parse(line).unwrap()).collect()
     }
+}
+
+/// One that is the same in every process.
+pub(crate) fn master_key() -> Arc<EnvMasterKey> {
+    let key = EnvMasterKey::from_lookup("TEST_MASTER_KEY", None, |_| Some("A".repeat(43)));
+    Arc::new(key.unwrap())
 }
 
 pub(crate) fn verify(text: &[u8]) -> aa_ledger::Report {

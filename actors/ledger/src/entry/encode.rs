@@ -122,6 +122,8 @@ impl LineWriter<'_> {
         match draft.stream {
             Stream::Workspace => self.raw(b"workspace"),
             Stream::Policies => self.raw(b"policies"),
+            Stream::Vault => self.raw(b"vault"),
+            Stream::Alerts => self.raw(b"alerts"),
             Stream::Agent(agent) => {
                 self.raw(b"agent:");
                 self.raw(&agent.to_ascii());

@@ -4,7 +4,7 @@
 mod plain;
 
 use super::cursor::{Cursor, Malformed};
-use crate::format::{KINDS, MAX_DETAIL_KEY, MAX_ENTRY_BYTES, MAX_MAC_KEY_ID};
+use crate::format::{KINDS, MAX_DETAIL_KEY, MAX_ENTRY_BYTES, MAX_MAC_KEY_ID, STREAMS};
 
 enum Shape {
     Text,
@@ -188,7 +188,7 @@ pub(super) fn entry(line: &str) -> Result<EntryView<'_>, Malformed> {
     let stream = text(STREAM);
     let of_one = ["agent:", "budget:", "approval:"];
     let of_one = of_one.iter().find_map(|kind| stream.strip_prefix(kind));
-    if of_one.is_none_or(|id| id.len() != 36) && !matches!(stream, "workspace" | "policies") {
+    if of_one.is_none_or(|id| id.len() != 36) && !STREAMS.contains(&stream) {
         return Err(bad(STREAM, "a stream"));
     }
     if !is_time(text(TIME)) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::{Reason, Verdict};
 
-use super::{approval_line, budget_line};
+use super::{approval_line, budget_line, secret_line};
 use crate::{
     moment::short,
     terminal::{Style, printable},
@@ -59,7 +59,10 @@ impl EntryLines {
             text += &format!("  by {}", printable(actor));
         }
         let event = budget_line::describe(entry, |id| self.name(id));
-        if let Some(event) = event.or_else(|| approval_line::describe(entry)) {
+        let event = event
+            .or_else(|| approval_line::describe(entry))
+            .or_else(|| secret_line::describe(entry));
+        if let Some(event) = event {
             return format!("{text}  {}", printable(&event));
         }
         // A digest is for programs.

@@ -27,7 +27,7 @@ struct Selection {
     #[arg(long)]
     agent: Option<String>,
     /// Of this kind: decision, event, registration, refusal, status, policy, key,
-    /// workspace, budget, approval
+    /// workspace, budget, approval, secret, alert
     #[arg(long, value_parser = parse_kind)]
     kind: Option<Kind>,
     /// With this verdict: allow, deny, require_approval

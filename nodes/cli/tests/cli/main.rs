@@ -10,3 +10,4 @@ mod offline_audit;
 mod policy_check;
 mod policy_eval;
 mod policy_test;
+mod secrets;

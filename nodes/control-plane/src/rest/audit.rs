@@ -74,7 +74,7 @@ pub struct EntryParams {
     #[param(value_type = Option<String>)]
     agent: Option<AgentId>,
     /// Of this kind: `decision`, `event`, `registration`, `refusal`, `status`, `policy`, `key`,
-    /// `workspace`, `budget` or `approval`.
+    /// `workspace`, `budget`, `approval`, `secret` or `alert`.
     #[param(value_type = Option<String>)]
     kind: Option<Kind>,
     /// With this verdict: `allow`, `deny` or `require_approval`.

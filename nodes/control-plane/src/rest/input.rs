@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aa_protocol::parse_json;
+use aa_vault::{MAX_SECRET_BYTES, SecretValue};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use zeroize::Zeroize;
 
 use super::problem::{Problem, ProblemKind};
 
@@ -29,6 +31,9 @@ pub(crate) struct OptionalJson<T>(pub(crate) T);
 
 /// A policy document as it is in the operator's file.
 pub(crate) struct DocumentBody(pub(crate) Bytes);
+
+/// A secret as it is, of any bytes.
+pub(crate) struct SecretBody(pub(crate) SecretValue);
 
 /// JSON bodies are small, with few exceptions.
 const MAX_JSON: usize = 64 << 10;
@@ -112,6 +117,23 @@ impl<S: Send + Sync> FromRequest<S> for DocumentBody {
             check_type(request.headers(), &TYPES)?;
         }
         Ok(Self(read(request.into_body(), MAX_DOCUMENT).await?))
+    }
+}
+
+// === impl SecretBody ===
+
+impl<S: Send + Sync> FromRequest<S> for SecretBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        check_type(request.headers(), &["application/octet-stream"])?;
+        let body = read(request.into_body(), MAX_SECRET_BYTES).await?;
+        let value = SecretValue::copy_of(&body).map_err(|error| invalid(error.to_string()));
+        // What the connection has buffered besides, nobody can wipe from here.
+        if let Ok(mut body) = body.try_into_mut() {
+            body.as_mut().zeroize();
+        }
+        Ok(Self(value?))
     }
 }
 

@@ -10,6 +10,7 @@ use aa_governance::{
     budget_book::BudgetError,
     policy_set::PolicyError,
     tenant::{CheckpointFailed, KeyError},
+    vault::SecretError,
 };
 use aa_policy::Diagnostic;
 use aa_runtime::Fault;
@@ -330,6 +331,19 @@ impl From<ApproversError> for Problem {
     }
 }
 
+impl From<SecretError> for Problem {
+    fn from(error: SecretError) -> Self {
+        let kind = match &error {
+            SecretError::Unknown(_) => ProblemKind::NotFound,
+            SecretError::TooMany | SecretError::TooLarge(_) | SecretError::Empty => {
+                ProblemKind::Conflict
+            }
+            SecretError::Vault(_) => return Self::unavailable(&error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<CheckpointFailed> for Problem {
     fn from(error: CheckpointFailed) -> Self {
         Self::unavailable(&error)
@@ -352,6 +366,7 @@ impl From<GovernanceError> for Problem {
             GovernanceError::Prices(error) => {
                 Self::new(ProblemKind::InvalidRequest, error.to_string())
             }
+            GovernanceError::Secret(error) => error.into(),
             GovernanceError::Checkpoint(error) => error.into(),
         }
     }

@@ -7,6 +7,7 @@ mod budgets;
 mod policies;
 mod prices;
 mod refusals;
+mod secrets;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,6 +16,7 @@ use aa_ledger::MacKey;
 use aa_protocol::{AgentFacts, AgentId, WorkspaceId};
 use aa_runtime::{Node, NodeOptions, SystemClock, SystemEntropy};
 use aa_store::MemoryStore;
+use aa_vault::master_key::env::EnvMasterKey;
 use axum::{
     Router,
     body::Body,
@@ -63,8 +65,10 @@ impl Fixture {
         .await
         .unwrap();
         let mac = MacKey::new("k1", &[7; 32]).unwrap();
+        let master = EnvMasterKey::from_lookup("TEST_MASTER_KEY", None, |_| Some("A".repeat(43)));
+        let master = Arc::new(master.unwrap());
         let keys = AuditKeys { log_seed: [9; 32].into(), mac };
-        let governance = Governance::start(node, keys, options);
+        let governance = Governance::start(node, keys, master, options);
         let workspace = workspace();
         governance.set_up_workspace(workspace, "test").await.unwrap();
         let (_, owner) = governance.set_up_key(workspace, "owner", Grant::Owner).await.unwrap();
@@ -237,6 +241,7 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "delete /api/v1/budgets/workspace/{window}",
             "delete /api/v1/keys/{id}",
             "delete /api/v1/policies/{name}",
+            "delete /api/v1/secrets/{name}",
             "get /api/v1/agents",
             "get /api/v1/agents/{id}",
             "get /api/v1/agents/{id}/spending",
@@ -259,6 +264,7 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "get /api/v1/policies/{name}/history",
             "get /api/v1/policies/{name}/source",
             "get /api/v1/prices",
+            "get /api/v1/secrets",
             "post /api/v1/agents/{id}/resume",
             "post /api/v1/agents/{id}/suspend",
             "post /api/v1/approvals/{id}/approve",
@@ -266,12 +272,15 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "post /api/v1/keys",
             "post /api/v1/policies",
             "post /api/v1/policies/{name}/rollback",
+            "post /api/v1/vault/rotate",
+            "post /api/v1/vault/rotate-master",
             "put /api/v1/approvers/chains/teams/{team}",
             "put /api/v1/approvers/chains/workspace",
             "put /api/v1/approvers/groups/{name}",
             "put /api/v1/budgets/teams/{team}/{window}",
             "put /api/v1/budgets/workspace/{window}",
             "put /api/v1/prices",
+            "put /api/v1/secrets/{name}",
         ]
     );
     assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");

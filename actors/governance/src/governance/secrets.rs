@@ -1,0 +1,165 @@
+//! The operations on secrets. None of them gives a secret away.
+
+use std::collections::BTreeSet;
+
+use aa_protocol::WorkspaceId;
+use aa_runtime::{Fault, Node, Reply};
+use aa_store::Order;
+use aa_vault::{KeyRing, SecretName, SecretValue};
+
+use super::{Governance, GovernanceError};
+use crate::{
+    keys,
+    permission::{ManageSecrets, Permit, ReadSecrets},
+    secret_record::{SecretStatus, VaultStatus},
+    vault::{NewSecret, SecretError, VaultMessage},
+};
+
+/// Key rings looked at at a time.
+const PAGE: usize = 256;
+
+/// How often all vaults are looked at for rotations that are due or were cut off.
+const TEND_EVERY: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+impl Governance {
+    /// Whether any workspace of the store keeps secrets: then there was a master key.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn has_secrets(node: &Node) -> Result<bool, GovernanceError> {
+        let mut txn = node.store().begin().await?;
+        let rings = txn.range_snapshot(&keys::key_rings(), 1, Order::Forward).await?;
+        Ok(!rings.is_empty())
+    }
+
+    /// Which secrets there are, and the keys they are kept under.
+    ///
+    /// # Errors
+    /// The actor does not answer.
+    pub async fn secrets(
+        &self,
+        permit: &Permit<ReadSecrets>,
+    ) -> Result<VaultStatus, GovernanceError> {
+        let (reply, answer) = Reply::channel();
+        self.services.send_vault(&permit.workspace(), VaultMessage::Read(reply));
+        Ok(answer.await.unwrap_or(Err(Fault::Gone))?)
+    }
+
+    /// Keeps a secret, in the place of the one there was. Setting the value it has changes nothing.
+    ///
+    /// # Errors
+    /// The vault is full, its master key refuses, or the actor does not answer.
+    pub async fn set_secret(
+        &self,
+        permit: &Permit<ManageSecrets>,
+        name: SecretName,
+        value: SecretValue,
+    ) -> Result<SecretStatus, GovernanceError> {
+        let new = NewSecret { name, value, actor: permit.actor() };
+        self.ask_vault(permit.workspace(), |reply| VaultMessage::Set(new, reply)).await
+    }
+
+    /// Forgets a secret.
+    ///
+    /// # Errors
+    /// There is none of this name, or the actor does not answer.
+    pub async fn delete_secret(
+        &self,
+        permit: &Permit<ManageSecrets>,
+        name: SecretName,
+    ) -> Result<SecretStatus, GovernanceError> {
+        let actor = permit.actor();
+        self.ask_vault(permit.workspace(), |reply| VaultMessage::Delete(name, actor, reply)).await
+    }
+
+    /// Makes a fresh data key and begins to seal all secrets under it.
+    ///
+    /// # Errors
+    /// There is nothing to rotate, the master key refuses, or the actor does not answer.
+    pub async fn rotate_data_key(
+        &self,
+        permit: &Permit<ManageSecrets>,
+    ) -> Result<VaultStatus, GovernanceError> {
+        let actor = permit.actor();
+        self.ask_vault(permit.workspace(), |reply| VaultMessage::Rotate(actor, reply)).await
+    }
+
+    /// Renews the master key, where that is this program's, and begins to wrap all data keys under it.
+    ///
+    /// # Errors
+    /// There is nothing to rotate, the master key refuses, or the actor does not answer.
+    pub async fn rotate_master_key(
+        &self,
+        permit: &Permit<ManageSecrets>,
+    ) -> Result<VaultStatus, GovernanceError> {
+        let actor = permit.actor();
+        self.ask_vault(permit.workspace(), |reply| VaultMessage::RotateMaster(actor, reply)).await
+    }
+
+    /// A secret in the clear, for a part of this process that uses it where it belongs: to sign, to connect. It is
+    /// behind no role, and no request of anybody's is answered with it.
+    ///
+    /// # Errors
+    /// There is none of this name, its key is not at hand, or the actor does not answer.
+    pub async fn open_secret(
+        &self,
+        workspace: WorkspaceId,
+        name: SecretName,
+    ) -> Result<SecretValue, GovernanceError> {
+        self.ask_vault(workspace, |reply| VaultMessage::Open(name, reply)).await
+    }
+
+    async fn ask_vault<T: Send + 'static>(
+        &self,
+        workspace: WorkspaceId,
+        message: impl FnOnce(Reply<Result<T, SecretError>>) -> VaultMessage,
+    ) -> Result<T, GovernanceError> {
+        let (reply, answer) = Reply::channel();
+        self.services.send_vault(&workspace, message(reply));
+        Ok(answer.await.unwrap_or(Err(Fault::Gone))??)
+    }
+
+    /// Looks at every vault when a process starts, and every hour.
+    pub(super) async fn tend_vaults(self) {
+        loop {
+            if let Err(error) = self.tend_all().await {
+                tracing::warn!(%error, "the key rings could not be looked at; it is tried again");
+            }
+            self.services.clock.sleep(TEND_EVERY).await;
+        }
+    }
+
+    /// Has rotations begun that are due and gone on with that were cut off, and master keys forgotten that no
+    /// workspace needs.
+    async fn tend_all(&self) -> Result<(), GovernanceError> {
+        let now = self.services.clock.now();
+        let mut in_use = Some(BTreeSet::new());
+        let mut range = keys::key_rings();
+        loop {
+            let mut txn = self.services.node.store().begin().await?;
+            let page = txn.range_snapshot(&range, PAGE, Order::Forward).await?;
+            let Some((last, _)) = page.last() else { break };
+            let rest = range.clone().after(last);
+            for (_, stored) in &page {
+                // One that does not read is reported when its vault is asked for something. Nobody knows what it needs.
+                let Ok(ring) = KeyRing::from_json(stored) else {
+                    in_use = None;
+                    continue;
+                };
+                in_use.iter_mut().for_each(|in_use| in_use.extend(ring.master_keys()));
+                if ring.is_rotating() || ring.is_due(now) {
+                    self.services.send_vault(&ring.workspace(), VaultMessage::Tend);
+                }
+            }
+            range = rest;
+        }
+        // What was being wrapped an hour ago is in its ring, or never will be.
+        let replaced_before = now.saturating_sub(TEND_EVERY);
+        let forgotten =
+            in_use.map(|in_use| self.services.master_key.forget_unused(&in_use, replaced_before));
+        if let Some(Err(error)) = forgotten {
+            tracing::warn!(%error, "a master key that nothing uses was not removed");
+        }
+        Ok(())
+    }
+}
