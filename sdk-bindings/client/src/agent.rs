@@ -45,7 +45,7 @@ pub struct Checked {
 }
 
 /// What a caller may add to one check.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The W3C trace the action belongs to.
     pub trace_id: Option<[u8; 16]>,
@@ -54,6 +54,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// The request for approval that an earlier check of the same action led to: its decision is waited for.
     pub approval: Option<Approval>,
+    /// What the program says of the action to those who approve it: at most 2,000 characters. It decides nothing.
+    pub context: Option<Arc<str>>,
 }
 
 /// A request for approval, and how long to wait for it.

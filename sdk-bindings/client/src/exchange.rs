@@ -93,13 +93,13 @@ impl Exchange {
         options: Options,
     ) -> Result<Checked, ClientError> {
         let Some(Approval { mut id, wait }) = options.approval else {
-            return self.check_once(action, None, options).await;
+            return self.check_once(action, None, &options).await;
         };
         let until = Instant::now() + wait;
         loop {
             let in_time = self.await_decision(id, until).await;
             // An approval is for the very same action, under an id of its own.
-            let checked = self.check_once(action.clone(), Some(id), options).await?;
+            let checked = self.check_once(action.clone(), Some(id), &options).await?;
             match checked.approval_id {
                 // Should the request have become worthless, by a changed policy, the answer names a new one.
                 Some(asked) if in_time => id = asked,
@@ -131,7 +131,7 @@ impl Exchange {
         &self,
         action: Kind,
         approval: Option<ApprovalId>,
-        options: Options,
+        options: &Options,
     ) -> Result<Checked, ClientError> {
         let id = ActionId::from_bytes(fresh_id()?);
         let action = v1::Action {
@@ -139,7 +139,7 @@ impl Exchange {
             trace_id: options.trace_id.map(|trace| trace.to_vec().into()).unwrap_or_default(),
             kind: Some(action),
             approval_id: approval.map_or_else(Default::default, |id| id.to_bytes().to_vec().into()),
-            context: String::new(),
+            context: options.context.as_deref().unwrap_or_default().to_owned(),
         };
         let patience = self.patience(options.timeout);
         let body = client_frame::Body::Check(action);

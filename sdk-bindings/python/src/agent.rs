@@ -146,15 +146,17 @@ impl Agent {
         self.agent.is_connected().unwrap_or(false)
     }
 
-    #[pyo3(signature = (action, trace_id=None, approval=None))]
+    #[pyo3(signature = (action, trace_id=None, approval=None, context=None))]
     fn check(
         &self,
         py: Python<'_>,
         action: &Action,
         trace_id: Option<[u8; 16]>,
         approval: Option<([u8; 16], f64)>,
+        context: Option<&str>,
     ) -> PyResult<Py<PyAny>> {
-        let options = Options { trace_id, timeout: None, approval: awaited(approval)? };
+        let context = context.map(Into::into);
+        let options = Options { trace_id, timeout: None, approval: awaited(approval)?, context };
         let kind = action.kind.clone();
         let mut signals = Signals::default();
         let answer = py.detach(|| self.agent.check(kind, options, &mut || signals.none()));
@@ -162,15 +164,17 @@ impl Agent {
         into_python(py, answer)
     }
 
-    #[pyo3(signature = (action, callback, trace_id=None, approval=None))]
+    #[pyo3(signature = (action, callback, trace_id=None, approval=None, context=None))]
     fn check_then(
         &self,
         action: &Action,
         callback: Py<PyAny>,
         trace_id: Option<[u8; 16]>,
         approval: Option<([u8; 16], f64)>,
+        context: Option<&str>,
     ) -> PyResult<()> {
-        let options = Options { trace_id, timeout: None, approval: awaited(approval)? };
+        let context = context.map(Into::into);
+        let options = Options { trace_id, timeout: None, approval: awaited(approval)?, context };
         let callbacks = self.callbacks.clone();
         self.agent.check_then(action.kind.clone(), options, move |answer| {
             // The receiver goes only when the interpreter does.

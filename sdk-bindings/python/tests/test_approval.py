@@ -119,3 +119,24 @@ def test_a_time_to_wait_that_is_none_is_refused(gateway: Gateway) -> None:
             api_key=gateway.client["AAA_API_KEY"],
             wait_for_approval=-1,
         )
+
+
+def test_people_are_told_what_a_call_is_for(waiting: AgentAssembly, gateway: Gateway, ledger: Ledger) -> None:
+    @waiting.tool
+    def transfer(amount: int) -> str:
+        return "done"
+
+    with waiting.run(ledger.agent):
+        with pytest.raises(ValueError, match="2000 characters"), waiting.purpose("x" * 2_001):
+            pass
+        with waiting.purpose("refund that customer 4711 asked for"):
+            called = threading.Thread(target=transfer, kwargs={"amount": 500})
+            called.start()
+        request = pending(gateway, ledger.agent)
+        assert request["context"] == "refund that customer 4711 asked for"
+        gateway.aasm("approval", "approve", request["id"])
+        called.join(BOUND)
+    assert [d for d in ledger.decisions() if d[0] == "tool_call"] == [
+        ("tool_call", "require_approval"),
+        ("tool_call", "allow"),
+    ]

@@ -327,8 +327,8 @@ fn a_blocking_caller_can_stop_waiting() {
     let client = blocking::Client::connect(config_of(&running)).unwrap();
     let agent = client.register(spec(), &mut || true).unwrap();
     let options = aa_client::Options::default();
-    agent.check(&tool_call("search"), options, &mut || true).unwrap();
-    let stopped = agent.check(&tool_call("search"), options, &mut || false);
+    agent.check(&tool_call("search"), options.clone(), &mut || true).unwrap();
+    let stopped = agent.check(&tool_call("search"), options.clone(), &mut || false);
     assert!(matches!(stopped, Err(ClientError::Interrupted)));
     let (sender, answers) = std::sync::mpsc::channel();
     agent.check_then(&tool_call("search"), options, move |answer| sender.send(answer).unwrap());

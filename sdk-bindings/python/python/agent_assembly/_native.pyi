@@ -103,6 +103,7 @@ class Agent:
         action: Action,
         trace_id: bytes | None = None,
         approval: tuple[bytes, float] | None = None,
+        context: str | None = None,
     ) -> Checked | Failure: ...
     def check_then(
         self,
@@ -110,6 +111,7 @@ class Agent:
         callback: Callable[[Checked | Failure], Any],
         trace_id: bytes | None = None,
         approval: tuple[bytes, float] | None = None,
+        context: str | None = None,
     ) -> None: ...
     def record_outcome(
         self,

@@ -19,7 +19,7 @@ from . import log, tool as tools
 from ._native import Action, Client
 from .context import active_run, follow_threads
 from .errors import ConfigurationError, GovernedAction
-from .run import AgentRun, AgentSpec, RegisteredAgent, set_default_run
+from .run import AgentRun, AgentSpec, RegisteredAgent, current_run, set_default_run
 
 __all__ = ["AgentAssembly"]
 
@@ -36,6 +36,8 @@ _VARIABLES = (
 )
 #: Requests for approval expire by themselves.
 _AS_LONG_AS_IT_TAKES = 31_536_000.0
+#: The gateway takes no more.
+_MAX_PURPOSE = 2_000
 _assemblies: weakref.WeakSet[AgentAssembly] = weakref.WeakSet()
 #: Handles a fork copied into this process: their destructors would wait for threads that are not here.
 _inherited: list[object] = []
@@ -179,6 +181,28 @@ class AgentAssembly:
         agent = known[0] if known else self._known(AgentSpec(name))
         with _begin(agent).active() as run:
             yield run
+
+    @contextmanager
+    def purpose(self, text: str) -> Iterator[None]:
+        """Says to those who approve what the calls of a block are for.
+
+        They see it beside the exact call, as the program's word: it decides nothing and no policy reads it.
+        Outside every agent it does nothing.
+
+        Args:
+            text: At most 2,000 characters.
+
+        Raises:
+            ValueError: The text is longer.
+        """
+        if len(text) > _MAX_PURPOSE:
+            raise ValueError(f"a purpose has at most {_MAX_PURPOSE} characters, this one {len(text)}")
+        run = current_run()
+        if run is None:
+            yield
+            return
+        with run.for_purpose(text).active():
+            yield
 
     @overload
     def tool(self, function: F, /, *, name: str | None = None) -> F: ...

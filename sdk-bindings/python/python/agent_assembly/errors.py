@@ -251,6 +251,8 @@ _ADVICE = {
     "approval_denied": "ask the approver why",
     "budget_exceeded": "wait for the budget's window to reset, or have the budget raised",
     "budget_suspended": "wait for the budget's window to reset, or have the budget raised",
+    "sequence_denied": "begin a new run: what this one has read rules the call out",
+    "sequence_requires_approval": "ask for its approval: aasm approval list",
     "price_unknown": "have an operator set the model's price: aasm price set",
 }
 

@@ -134,12 +134,19 @@ class RegisteredAgent:
 class AgentRun:
     """One run of an agent. All checks of a run share a trace id."""
 
-    __slots__ = ("_native", "agent", "trace_id")
+    __slots__ = ("_native", "agent", "purpose", "trace_id")
 
-    def __init__(self, agent: RegisteredAgent, native: Agent) -> None:
+    def __init__(self, agent: RegisteredAgent, native: Agent, purpose: str | None = None) -> None:
         self.agent = agent
         self.trace_id = _current_trace() or os.urandom(16)
+        self.purpose = purpose
         self._native = native
+
+    def for_purpose(self, purpose: str) -> AgentRun:
+        """The same run, whose calls are put before people with these words."""
+        run = AgentRun(self.agent, self._native, purpose)
+        run.trace_id = self.trace_id
+        return run
 
     def check(self, action: Action, about: GovernedAction) -> Checked:
         """Asks for a decision; returns only when the action may happen.
@@ -151,10 +158,10 @@ class AgentRun:
         """
         _refuse_unusable_libraries(about)
         started = time.perf_counter()
-        answer = self.native().check(action, self.trace_id)
+        answer = self.native().check(action, self.trace_id, None, self.purpose)
         awaited = self._awaited(answer, about)
         if awaited is not None:
-            answer = self.native().check(action, self.trace_id, awaited)
+            answer = self.native().check(action, self.trace_id, awaited, self.purpose)
         return self._judge(answer, about, started)
 
     async def check_async(self, action: Action, about: GovernedAction) -> Checked:
@@ -182,7 +189,7 @@ class AgentRun:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, future, answer)
 
-        self.native().check_then(action, answered, self.trace_id, awaited)
+        self.native().check_then(action, answered, self.trace_id, awaited, self.purpose)
         return await future
 
     def _awaited(
