@@ -116,6 +116,7 @@ async fn refusal(data: &Path) -> String {
         gateway: any(),
         api: any(),
         workspace_name: "x".to_owned(),
+        allowed_destinations: Vec::new(),
     };
     match ControlPlane::start(options).await {
         Ok(_) => panic!("it starts after all"),
@@ -429,7 +430,12 @@ async fn a_clock_that_jumps_breaks_no_chain_and_lets_no_limit_be_passed() {
     );
     let mac = MacKey::new("k1", &[7; 32]).unwrap();
     let keys = AuditKeys { log_seed: [9; 32].into(), mac };
-    let governance = Governance::start(node.await.unwrap(), keys, aa_chaos_tests::master_key::master_key(), GovernanceOptions::default());
+    let governance = Governance::start(
+        node.await.unwrap(),
+        keys,
+        aa_chaos_tests::outside::outside(),
+        GovernanceOptions::default(),
+    );
     let workspace = WorkspaceId::from_uuid(uuid::Uuid::new_v4());
     governance.set_up_workspace(workspace, "clocks").await.unwrap();
     let (_, key) = governance.set_up_key(workspace, "owner", Grant::Owner).await.unwrap();

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aa_chaos_tests::{
     invariants::{Tenant, check_tenancy},
-    master_key::master_key,
+    outside::outside,
     peer::PeerError,
 };
 use aa_control_plane::{
@@ -37,7 +37,7 @@ async fn governance() -> Governance {
     let node = Node::start(store, clock, entropy, NodeOptions::embedded()).await.unwrap();
     let mac = MacKey::new("k1", &[7; 32]).unwrap();
     let keys = AuditKeys { log_seed: [9; 32].into(), mac };
-    Governance::start(node, keys, master_key(), GovernanceOptions::default())
+    Governance::start(node, keys, outside(), GovernanceOptions::default())
 }
 
 /// A workspace with an agent, a policy, keys and a log, all of which bear its mark.

@@ -7,14 +7,17 @@ come out as it should ends the demo with exit code 1.
 from __future__ import annotations
 
 import argparse
+import http.server
 import json
 import os
+import queue
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -179,8 +182,10 @@ def budget(demo: Demo) -> None:
     require("reports" in listed, "the team's budget", "none")
 
 
-def approval(demo: Demo) -> None:
+def approval(demo: Demo, pager: Pager) -> None:
     heading(7, "An order needs a person: it waits, is approved from a second terminal, and goes on")
+    demo.run(["aasm", "alert", "webhook", "pager", "--url", pager.url, "--new-secret", "alerts/pager"])
+    demo.run(["aasm", "alert", "rule", "set", "people", "--to", "pager", "--event", "approval_needed"])
     script = HERE / "purchase.py"
     print(f"{DIM}$ python {os.path.relpath(script)} &{PLAIN}\n", flush=True)
     agent = subprocess.Popen(
@@ -200,6 +205,9 @@ def approval(demo: Demo) -> None:
             require(time.monotonic() < deadline, "a request for approval", "none")
             listed = demo.run(["aasm", "approval", "list", "--format", "json"], show=False)
             requests = json.loads(listed)["approvals"]
+        message = pager.message()
+        require(message["data"]["approval"] == requests[0]["id"], "an alert about the request", str(message))
+        tell(f"the pager beeps: {message['data']['title']}")
         short = str(requests[0]["id"])[:8]
         demo.run(["aasm", "approval", "list"])
         shown = demo.run(["aasm", "approval", "show", short])
@@ -253,7 +261,7 @@ def tamper(demo: Demo, event: str) -> None:
 def control_plane(demo: Demo) -> Iterator[subprocess.Popen[str]]:
     """`aasm up` on free ports, with data of its own."""
     command: list[str | Path] = [demo.aasm, "up", "--data", demo.data]
-    command += ["--gateway", "127.0.0.1:0", "--api", "127.0.0.1:0"]
+    command += ["--gateway", "127.0.0.1:0", "--api", "127.0.0.1:0", "--allow-destination", "127.0.0.1"]
     with (demo.work / "aasm.log").open("w") as log, running(command, log) as process:
         wait_for(
             lambda: (demo.data / "client.env").exists() and (demo.data / "operator.env").exists()
@@ -263,6 +271,35 @@ def control_plane(demo: Demo) -> Iterator[subprocess.Popen[str]]:
             demo.work / "aasm.log",
         )
         yield process
+
+
+class Pager:
+    """Somebody's pager: a receiver of webhooks."""
+
+    def __init__(self) -> None:
+        self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        pager = self
+
+        class Receiver(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(204)
+                self.end_headers()
+                pager.messages.put(json.loads(body))
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/alerts"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def message(self) -> dict[str, Any]:
+        """The next message."""
+        try:
+            return self.messages.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise Unexpected("an alert was expected, but none came") from None
 
 
 @contextmanager
@@ -321,6 +358,7 @@ def tell(text: str) -> None:
 def masked(text: str) -> str:
     """Leaves out the demo's own secrets, so that the transcript can be shown to anybody."""
     text = re.sub(r"aak_[A-Za-z0-9_-]+", "aak_…", text)
+    text = re.sub(r"whsec_[A-Za-z0-9+/=]+", "whsec_…", text)
     return text.replace(CREDENTIAL, CREDENTIAL[:5] + "…")
 
 
@@ -351,7 +389,7 @@ def main() -> int:
             blocked_prompt(demo)
             blocked_result(demo)
             budget(demo)
-            approval(demo)
+            approval(demo, Pager())
             audit(demo)
             verify(demo)
             tamper(demo, event)

@@ -155,6 +155,10 @@ pub enum ReasonCode {
     BudgetSuspended,
     /// A budget applies, and nobody knows what the model costs.
     PriceUnknown,
+    /// An earlier result of the session armed a sequence that denies the call.
+    SequenceDenied,
+    /// An earlier result of the session armed a sequence that puts the call before a person.
+    SequenceRequiresApproval,
 }
 
 impl Verdict {
@@ -193,7 +197,7 @@ impl Reason {
 
 impl ReasonCode {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Allowed,
         Self::NoApplicablePolicy,
         Self::AgentSuspended,
@@ -211,6 +215,8 @@ impl ReasonCode {
         Self::BudgetExceeded,
         Self::BudgetSuspended,
         Self::PriceUnknown,
+        Self::SequenceDenied,
+        Self::SequenceRequiresApproval,
     ];
 
     /// The name in JSON, on the wire and in audit entries.
@@ -233,7 +239,17 @@ impl ReasonCode {
             Self::BudgetExceeded => "budget_exceeded",
             Self::BudgetSuspended => "budget_suspended",
             Self::PriceUnknown => "price_unknown",
+            Self::SequenceDenied => "sequence_denied",
+            Self::SequenceRequiresApproval => "sequence_requires_approval",
         }
+    }
+
+    /// Whether it says that a person must approve: an approval is bound to the reasons with such codes.
+    pub const fn asks_for_approval(self) -> bool {
+        matches!(
+            self,
+            Self::ApprovalRequired | Self::ApprovalConditionError | Self::SequenceRequiresApproval
+        )
     }
 
     /// The code of a name, if there is one.

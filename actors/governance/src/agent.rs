@@ -1,10 +1,12 @@
 //! The agent actor: decides its agent's actions, counts its rates and writes its chain.
 
 mod approving;
+mod events;
 mod load;
 mod metering;
 mod particulars;
 mod quote;
+mod sequences;
 mod spent_by;
 mod status;
 mod view;
@@ -24,7 +26,11 @@ use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journ
 use bytes::Bytes;
 
 use self::{
-    approving::Approving, metering::Metering, particulars::Particulars, spent_by::SpentBy,
+    approving::Approving,
+    metering::Metering,
+    particulars::Particulars,
+    sequences::{Armed, Reach},
+    spent_by::SpentBy,
     view::View,
 };
 pub use self::{
@@ -145,6 +151,8 @@ pub struct Report {
     pub duration_us: u64,
     /// When it happened, when that is earlier than the report.
     pub occurred_at: Option<Timestamp>,
+    /// The run of the agent's program that it comes from.
+    pub session: Option<SessionId>,
 }
 
 /// Input of a known agent that the edge refused.
@@ -183,6 +191,7 @@ pub struct AgentActor {
     rates: Rates,
     metering: Box<Metering>,
     approving: Box<Approving>,
+    armed: Armed,
     policies: View,
     /// Actions that came in one message and are still to be decided. Kept here and not on the stack, so
     /// that one that makes the actor panic takes none of the others with it.
@@ -193,6 +202,17 @@ pub struct AgentActor {
 #[derive(Default)]
 struct Rates(HashMap<String, RateWindow>);
 
+/// What a decision is told of an action, beside what the actor holds.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    session: Option<SessionId>,
+    /// The answers of the windows that the action is paid in.
+    answers: &'a [(WindowId, Asked)],
+    shared_budgets: &'a [SharedBudget<'a>],
+    cost: Cost,
+    is_approved: bool,
+}
+
 /// What is committed together with an entry, besides the chain.
 type Writes = Vec<(Bytes, Bytes)>;
 
@@ -202,6 +222,20 @@ impl Request {
     /// An action of which nothing more is known than when it was received.
     pub const fn new(id: ActionId, action: Action, received: Timestamp) -> Self {
         Self { id, trace: None, action, received, approval: None, session: None, context: None }
+    }
+}
+
+// === impl Known ===
+
+impl Known<'_> {
+    /// What is known of an action that costs nothing.
+    fn of(request: &Request) -> Self {
+        Self::of_session(request.session)
+    }
+
+    fn of_session(session: Option<SessionId>) -> Self {
+        let cost = Cost::default();
+        Self { session, answers: &[], shared_budgets: &[], cost, is_approved: false }
     }
 }
 
@@ -266,7 +300,7 @@ impl AgentActor {
         }
         self.lift_suspension(now);
         let Some(check) = self.meter(check, now) else { return };
-        let Some(judgement) = self.judge(&check.request.action, now) else {
+        let Some(judgement) = self.judge(&check.request, now) else {
             check.reply.send(Ok(Err(NotRegistered(self.id.agent))));
             return;
         };
@@ -283,7 +317,7 @@ impl AgentActor {
         check: Check,
         also: Vec<Reply<Result<Answer, NotRegistered>>>,
         judgement: Judgement,
-        particulars: Particulars,
+        mut particulars: Particulars,
         now: Timestamp,
     ) {
         let Check { request, reply } = check;
@@ -295,6 +329,9 @@ impl AgentActor {
             && let Action::ToolCall { tool, .. } = &request.action
         {
             writes.push(self.count_call(tool, now));
+        }
+        if !outcome.arms.is_empty() {
+            self.arm(&outcome.arms, Reach::Session(request.session), &mut particulars);
         }
         let (opened, closed) = particulars.changes(self.id, request.id);
         writes.extend(opened);
@@ -354,22 +391,20 @@ impl AgentActor {
     }
 
     /// Decides by the snapshot in force; `None` when the agent is not registered.
-    fn judge(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
-        self.judge_with(action, &[], &[], Cost::default(), false, now)
+    fn judge(&mut self, request: &Request, now: Timestamp) -> Option<Judgement> {
+        self.judge_with(&request.action, Known::of(request), now)
     }
 
     /// Decides an action that a person has approved.
-    fn judge_approved(&mut self, action: &Action, now: Timestamp) -> Option<Judgement> {
-        self.judge_with(action, &[], &[], Cost::default(), true, now)
+    fn judge_approved(&mut self, request: &Request, now: Timestamp) -> Option<Judgement> {
+        let known = Known { is_approved: true, ..Known::of(request) };
+        self.judge_with(&request.action, known, now)
     }
 
     fn judge_with(
         &mut self,
         action: &Action,
-        answers: &[(WindowId, Asked)],
-        shared_budgets: &[SharedBudget<'_>],
-        cost: Cost,
-        is_approved: bool,
+        known: Known<'_>,
         now: Timestamp,
     ) -> Option<Judgement> {
         let record = self.record.as_ref()?;
@@ -379,7 +414,7 @@ impl AgentActor {
             workspace,
             facts: &record.facts,
             policies: &rules.policies,
-            answers,
+            answers: known.answers,
             suspension: record.budget_suspension.as_ref(),
         };
         let rates = RatesAt { rates: &self.rates, now };
@@ -392,9 +427,10 @@ impl AgentActor {
             suspended: suspended.as_ref(),
             rates: &rates,
             budgets: &budgets,
-            shared_budgets,
-            cost,
-            is_approved,
+            shared_budgets: known.shared_budgets,
+            cost: known.cost,
+            armed: &self.armed.within(known.session),
+            is_approved: known.is_approved,
         };
         Some(judge(&rules.policies, &facts, action, now))
     }
@@ -407,59 +443,6 @@ impl AgentActor {
         let slot = window.admit(now);
         let key = keys::rates(self.id.workspace, self.id.agent).with(tool).key(slot.number % RING);
         (key, Bytes::copy_from_slice(&slot.to_bytes()))
-    }
-
-    fn record_event(
-        &mut self,
-        report: &Report,
-        now: Timestamp,
-        reply: Reply<Result<EventId, NotRegistered>>,
-    ) {
-        let key = ActionKey::Event(report.id);
-        if let Some(position) = self.recent.position(key) {
-            self.event_again(position, reply);
-            return;
-        }
-        // Only to learn which names hold sensitive text: nothing is decided after the fact.
-        let Some(judgement) = self.judge(&report.action, now) else {
-            reply.send(Ok(Err(NotRegistered(self.id.agent))));
-            return;
-        };
-        let findings = &judgement.outcome().decision.findings;
-        let summary = ActionSummary::of(&report.action, report.id, findings);
-        let duration = report.duration_us.to_string();
-        let occurred = report.occurred_at.map(|time| time.to_string());
-        let mut detail = vec![("duration_us", duration.as_str()), ("outcome", report.outcome)];
-        if let Some(occurred) = &occurred {
-            detail.push(("occurred_at", occurred));
-        }
-        let event = self.services.entropy.event_id(now);
-        let entry = self.seal(&Draft {
-            kind: Kind::Event,
-            action: Some(&summary),
-            trace: report.trace,
-            detail: &detail,
-            ..self.draft(event, now)
-        });
-        let done = Reply::new(move |committed: Result<(), Fault>| {
-            reply.send(committed.map(|()| Ok(event)));
-        });
-        if let Some(position) = self.append(entry, Writes::new(), done) {
-            self.recent.remember(key, position);
-        }
-    }
-
-    fn refuse(&mut self, refusal: &Refusal, now: Timestamp, reply: Reply<()>) {
-        if self.record.is_none() {
-            reply.send(Ok(()));
-            return;
-        }
-        self.services.metrics.count_refusal();
-        let detail = [("code", refusal.code), ("message", refusal.message.as_str())];
-        let event = self.services.entropy.event_id(now);
-        let entry =
-            self.seal(&Draft { kind: Kind::Refusal, detail: &detail, ..self.draft(event, now) });
-        self.append(entry, Writes::new(), reply);
     }
 
     fn register(&mut self, registration: Registration, now: Timestamp, reply: Reply<AgentFacts>) {

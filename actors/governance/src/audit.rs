@@ -3,6 +3,7 @@
 mod export;
 mod log_verifier;
 mod query;
+mod self_check;
 mod turns;
 
 pub use export::{Export, ExportFormat};

@@ -1,11 +1,15 @@
 //! The door to the actors: every operation there is, each behind its permit.
 
+mod alerts;
 mod approvals;
 mod money;
+mod proposals;
 mod secrets;
+mod slack;
 
 use std::{sync::Arc, time::Duration};
 
+use aa_notify::Sender;
 use aa_protocol::{AgentFacts, AgentId, EventId, WorkspaceId};
 use aa_runtime::{Directory, DirectoryOptions, DirectoryStats, Fault, Node, Reply};
 use aa_store::{KeyRange, Order, StoreError};
@@ -26,6 +30,7 @@ use crate::{
     budget_window::BudgetWindowActor,
     keys,
     notice::Notice,
+    notifier::{AlertError, NotifierActor},
     permission::{
         Forbidden, ManageAgents, ManageKeys, ManagePolicies, Permit, Principal, ReadAgents,
         ReadAudit, ReadPolicies, RegisterAgents,
@@ -45,7 +50,11 @@ use crate::{
     vault::{SecretError, VaultActor},
 };
 
-pub use self::money::{AgentSpending, BudgetStatus};
+pub use self::{
+    money::{AgentSpending, BudgetStatus},
+    proposals::{NotProposed, Proposal},
+    slack::SlackRefusal,
+};
 
 /// The running actors of a node. Cheap to clone.
 #[derive(Clone)]
@@ -56,6 +65,15 @@ pub struct Governance {
     tenants: Arc<Directory<TenantActor>>,
 }
 
+/// What the actors reach outside of the store.
+#[derive(Clone)]
+pub struct Outside {
+    /// What the workspaces' data keys are wrapped under.
+    pub master_key: Arc<dyn MasterKey>,
+    /// What people are told through.
+    pub sender: Arc<Sender>,
+}
+
 /// How the actors run.
 #[derive(Clone, Copy, Debug)]
 pub struct GovernanceOptions {
@@ -63,6 +81,8 @@ pub struct GovernanceOptions {
     pub agent_idle: Duration,
     /// How often the audit logs are checkpointed.
     pub checkpoint_every: Duration,
+    /// How often they are verified.
+    pub verify_every: Duration,
 }
 
 /// Why an operation did not happen.
@@ -106,6 +126,12 @@ pub enum GovernanceError {
     /// The approvers were refused.
     #[error(transparent)]
     Approvers(#[from] ApproversError),
+    /// No rule is proposed.
+    #[error(transparent)]
+    NotProposed(#[from] NotProposed),
+    /// Alerts are not as asked.
+    #[error(transparent)]
+    Alert(#[from] AlertError),
     /// The vault refused.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -130,22 +156,25 @@ pub const MAX_PAGE: usize = 1_000;
 
 impl Default for GovernanceOptions {
     fn default() -> Self {
-        Self { agent_idle: Duration::from_secs(300), checkpoint_every: Duration::from_secs(1) }
+        Self {
+            agent_idle: Duration::from_secs(300),
+            checkpoint_every: Duration::from_secs(1),
+            verify_every: Duration::from_secs(24 * 3_600),
+        }
     }
 }
 
 // === impl Governance ===
 
 impl Governance {
-    /// Starts the actors' directories on `node` and the checkpointing of every workspace. The workspaces' secrets are
-    /// kept under `master`.
+    /// Starts the actors' directories on `node` and what is done for every workspace from time to time.
     pub fn start(
         node: Node,
         keys: AuditKeys,
-        master: Arc<dyn MasterKey>,
+        outside: Outside,
         options: GovernanceOptions,
     ) -> Self {
-        let services = Arc::new(Services::new(node.clone(), keys, master));
+        let services = Arc::new(Services::new(node.clone(), keys, outside));
         let resident = DirectoryOptions { idle_after: None, ..DirectoryOptions::default() };
         let passing = DirectoryOptions {
             idle_after: Some(options.agent_idle),
@@ -165,6 +194,9 @@ impl Governance {
         let vaults: Arc<Directory<VaultActor>> =
             Directory::new(node.clone(), Arc::clone(&services), passing);
         let _ = services.vaults.set(vaults);
+        let notifiers: Arc<Directory<NotifierActor>> =
+            Directory::new(node.clone(), Arc::clone(&services), passing);
+        let _ = services.notifiers.set(notifiers);
         let governance = Self {
             agents,
             tenants: Directory::new(node, Arc::clone(&services), resident),
@@ -172,8 +204,10 @@ impl Governance {
             services,
         };
         tokio::spawn(governance.clone().keep_checkpoints(options.checkpoint_every));
+        tokio::spawn(governance.clone().keep_verifying(options.verify_every));
         tokio::spawn(governance.clone().wake_approvals());
         tokio::spawn(governance.clone().tend_vaults());
+        tokio::spawn(governance.clone().keep_notifiers_looking());
         governance
     }
 
@@ -594,8 +628,16 @@ impl Governance {
         message: impl FnOnce(Reply<T>) -> TenantMessage,
     ) -> Result<T, Fault> {
         let (reply, answer) = Reply::channel();
-        self.tenants.send(&workspace, message(reply)).map_err(|(fault, _message)| fault)?;
+        self.send_tenant(workspace, message(reply))?;
         answer.await.unwrap_or(Err(Fault::Gone))
+    }
+
+    pub(crate) fn send_tenant(
+        &self,
+        workspace: WorkspaceId,
+        message: TenantMessage,
+    ) -> Result<(), Fault> {
+        self.tenants.send(&workspace, message).map_err(|(fault, _message)| fault)
     }
 
     async fn ask_policies<T: Send + 'static>(

@@ -198,6 +198,11 @@ pub fn session_grants(workspace: WorkspaceId, agent: AgentId) -> Subspace {
     tenant("session_grant", workspace).with(*agent.as_uuid())
 }
 
+/// `armed/<ws>/<agent>/…`: the sequences of policies that results have armed, by session.
+pub fn armed(workspace: WorkspaceId, agent: AgentId) -> Subspace {
+    tenant("armed", workspace).with(*agent.as_uuid())
+}
+
 /// `approvers/<ws>/…`: the groups and chains that approve.
 pub fn approvers(workspace: WorkspaceId) -> Subspace {
     tenant("approvers", workspace)
@@ -226,6 +231,92 @@ pub fn secrets(workspace: WorkspaceId) -> KeyRange {
 /// `secret_version/<ws>`: the highest number that a value of a secret was ever given.
 pub fn secret_version(workspace: WorkspaceId) -> Bytes {
     tenant("secret_version", workspace).to_key()
+}
+
+/// `alert_destination/<ws>/<name>`: where people are told.
+pub fn alert_destination(workspace: WorkspaceId, name: &str) -> Bytes {
+    tenant("alert_destination", workspace).key(name)
+}
+
+/// All destinations of a workspace.
+pub fn alert_destinations(workspace: WorkspaceId) -> KeyRange {
+    tenant("alert_destination", workspace).range()
+}
+
+/// `alert_rule/<ws>/<name>`: who is told of what.
+pub fn alert_rule(workspace: WorkspaceId, name: &str) -> Bytes {
+    tenant("alert_rule", workspace).key(name)
+}
+
+/// All rules of a workspace.
+pub fn alert_rules(workspace: WorkspaceId) -> KeyRange {
+    tenant("alert_rule", workspace).range()
+}
+
+/// The rules of all workspaces: their notifiers are started with a node.
+pub fn all_alert_rules() -> KeyRange {
+    Subspace::root().with("alert_rule").range()
+}
+
+/// `alert_cursor/<ws>`: how far the log is read for events.
+pub fn alert_cursor(workspace: WorkspaceId) -> Bytes {
+    tenant("alert_cursor", workspace).to_key()
+}
+
+/// `alert_folder/<ws>/<destination>`: the equal events that are being counted.
+pub fn alert_folder(workspace: WorkspaceId, destination: &str) -> Bytes {
+    tenant("alert_folder", workspace).key(destination)
+}
+
+/// What is being counted, in all workspaces.
+pub fn all_alert_folders() -> KeyRange {
+    Subspace::root().with("alert_folder").range()
+}
+
+/// `delivery/<ws>/<id>`: a message that its destination has not taken.
+pub fn delivery(workspace: WorkspaceId, id: u64) -> Bytes {
+    tenant("delivery", workspace).key(id)
+}
+
+/// All messages of a workspace on their way.
+pub fn deliveries(workspace: WorkspaceId) -> KeyRange {
+    tenant("delivery", workspace).range()
+}
+
+/// The messages of all workspaces on their way.
+pub fn all_deliveries() -> KeyRange {
+    Subspace::root().with("delivery").range()
+}
+
+/// `next_delivery/<ws>`: the id that the next message gets; none is ever given twice.
+pub fn next_delivery(workspace: WorkspaceId) -> Bytes {
+    tenant("next_delivery", workspace).to_key()
+}
+
+/// `dead_letter/<ws>/<id>`: a message that was given up.
+pub fn dead_letter(workspace: WorkspaceId, id: u64) -> Bytes {
+    tenant("dead_letter", workspace).key(id)
+}
+
+/// All dead letters of a workspace.
+pub fn dead_letters(workspace: WorkspaceId) -> KeyRange {
+    tenant("dead_letter", workspace).range()
+}
+
+/// The id in a key of [`dead_letter`].
+pub fn dead_letter_id(key: &[u8]) -> Option<u64> {
+    let mut parts = Subspace::root().with("dead_letter").unpack(key).ok()?;
+    parts.uuid().ok()?;
+    let id = parts.u64().ok()?;
+    parts.end().ok()?;
+    Some(id)
+}
+
+/// The workspace in a key of [`alert_rule`], [`delivery`] or [`alert_folder`].
+pub fn workspace_of(key: &[u8]) -> Option<WorkspaceId> {
+    let mut parts = Subspace::root().unpack(key).ok()?;
+    parts.str().ok()?;
+    parts.uuid().ok().map(WorkspaceId::from_uuid)
 }
 
 /// `api_key/<SHA-256 of the key>`: what an API key is good for. Not below a workspace: it is how a

@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod agent_record;
+pub mod alert_record;
 pub mod api_key;
 pub mod approval;
 pub mod approval_record;
@@ -22,6 +23,7 @@ pub mod governance;
 pub mod keys;
 pub mod metrics;
 pub mod notice;
+pub mod notifier;
 pub mod permission;
 pub mod policy_board;
 pub mod policy_record;
@@ -36,6 +38,6 @@ pub mod stored;
 pub mod tenant;
 pub mod vault;
 
-pub use governance::{Governance, GovernanceError, GovernanceOptions};
+pub use governance::{Governance, GovernanceError, GovernanceOptions, Outside};
 pub use permission::{Forbidden, Grant, Permit, Principal};
 pub use services::AuditKeys;

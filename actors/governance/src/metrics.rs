@@ -12,6 +12,10 @@ pub struct Metrics {
     approvals: AtomicU64,
     refusals: AtomicU64,
     checkpoints: AtomicU64,
+    alerts_taken: AtomicU64,
+    alerts_failed: AtomicU64,
+    logs_intact: AtomicU64,
+    logs_broken: AtomicU64,
 }
 
 /// The counts at one moment.
@@ -27,6 +31,14 @@ pub struct Counts {
     pub refusals: u64,
     /// Checkpoints signed.
     pub checkpoints: u64,
+    /// Attempts to tell people that their destination took.
+    pub alerts_taken: u64,
+    /// Attempts that failed.
+    pub alerts_failed: u64,
+    /// Times that a workspace's log was verified and held.
+    pub logs_intact: u64,
+    /// Times that it did not.
+    pub logs_broken: u64,
 }
 
 impl Metrics {
@@ -47,6 +59,16 @@ impl Metrics {
         self.checkpoints.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn count_alert(&self, is_taken: bool) {
+        let counter = if is_taken { &self.alerts_taken } else { &self.alerts_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_verification(&self, is_intact: bool) {
+        let counter = if is_intact { &self.logs_intact } else { &self.logs_broken };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The counts now.
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -56,6 +78,10 @@ impl Metrics {
             approvals: read(&self.approvals),
             refusals: read(&self.refusals),
             checkpoints: read(&self.checkpoints),
+            alerts_taken: read(&self.alerts_taken),
+            alerts_failed: read(&self.alerts_failed),
+            logs_intact: read(&self.logs_intact),
+            logs_broken: read(&self.logs_broken),
         }
     }
 }

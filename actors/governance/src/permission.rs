@@ -106,6 +106,10 @@ operations! {
     ReadSecrets: "list secrets" for Owner | Admin | Developer;
     /// Setting and deleting secrets, and rotating the keys they are kept under.
     ManageSecrets: "change secrets" for Owner | Admin;
+    /// Reading who is told of what, and what was not delivered.
+    ReadAlerts: "read alerts" for Owner | Admin | Developer | Viewer;
+    /// Setting who is told of what, and sending again what was not delivered.
+    ManageAlerts: "change alerts" for Owner | Admin;
     /// Creating and revoking API keys. A developer's reach ends at its own: see [`Permit::check_grant`]
     /// and [`Permit::revokes_only_of`].
     ManageKeys: "manage API keys" for Owner | Developer;
@@ -153,6 +157,25 @@ impl<O> Permit<O> {
     /// How audit entries name its holder.
     pub fn actor(&self) -> String {
         self.principal.actor()
+    }
+}
+
+impl Permit<ManageAlerts> {
+    /// Whether the holder may let people answer requests for approval as the API keys that a channel names. Only who
+    /// could make keys of every role may hand out their voices.
+    ///
+    /// # Errors
+    /// [`Forbidden`] when it may not.
+    pub fn check_voices(&self) -> Result<(), Forbidden> {
+        if self.principal.grant == Grant::Owner {
+            return Ok(());
+        }
+        Err(Forbidden {
+            key_id: self.principal.key_id.clone(),
+            grant: self.principal.grant,
+            operation: "let Slack members answer as API keys",
+            needed: Grant::Owner.to_string(),
+        })
     }
 }
 

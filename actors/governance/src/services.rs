@@ -1,15 +1,18 @@
 //! What all actors share.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
+use aa_notify::Sender;
 use aa_protocol::WorkspaceId;
 use aa_runtime::{Clock, Directory, Entity, Entropy, Fault, Node, Reply};
-use aa_vault::MasterKey;
+use aa_vault::{MasterKey, SecretName, SecretValue};
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -18,12 +21,14 @@ use crate::{
     approval::{ApprovalActor, ApprovalKey, ApprovalMessage},
     audit::Turns,
     budget_window::{BudgetWindowActor, WindowMessage},
+    governance::Outside,
     metrics::Metrics,
     notice::NoticeBoard,
+    notifier::{NotifierActor, NotifierMessage},
     policy_board::{PolicyBoard, PolicyCell},
     policy_set::{PolicySetActor, PolicySetMessage},
     spender::WindowId,
-    vault::{VaultActor, VaultMessage},
+    vault::{SecretError, VaultActor, VaultMessage},
 };
 
 /// The keys that make the audit log trustworthy. They are shown nowhere.
@@ -56,6 +61,11 @@ pub struct Services {
     pub(crate) windows: OnceLock<Arc<Directory<BudgetWindowActor>>>,
     pub(crate) approvals: OnceLock<Arc<Directory<ApprovalActor>>>,
     pub(crate) vaults: OnceLock<Arc<Directory<VaultActor>>>,
+    pub(crate) notifiers: OnceLock<Arc<Directory<NotifierActor>>>,
+    /// The workspaces with somebody to tell, or something to deliver.
+    pub(crate) alerting: Mutex<BTreeSet<WorkspaceId>>,
+    /// What people are told through.
+    pub(crate) sender: Arc<Sender>,
     /// What the workspaces' data keys are wrapped under.
     pub(crate) master_key: Arc<dyn MasterKey>,
     /// Documents of all workspaces are compiled one at a time: a large one keeps a processor busy for a
@@ -67,7 +77,8 @@ pub struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(node: Node, keys: AuditKeys, master_key: Arc<dyn MasterKey>) -> Self {
+    pub(crate) fn new(node: Node, keys: AuditKeys, outside: Outside) -> Self {
+        let Outside { master_key, sender } = outside;
         Self {
             clock: node.clock(),
             entropy: node.entropy(),
@@ -81,6 +92,9 @@ impl Services {
             windows: OnceLock::new(),
             approvals: OnceLock::new(),
             vaults: OnceLock::new(),
+            notifiers: OnceLock::new(),
+            alerting: Mutex::default(),
+            sender,
             master_key,
             compiler: Semaphore::new(1),
             log_readers: Turns::default(),
@@ -116,6 +130,25 @@ impl Services {
     /// Sends a message to a vault. What it cannot take answers its own reply with the reason.
     pub(crate) fn send_vault(&self, workspace: &WorkspaceId, message: VaultMessage) {
         send(&self.vaults, workspace, message, VaultMessage::fail);
+    }
+
+    /// A secret in the clear, for one use of it.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(crate) async fn open_secret(
+        &self,
+        workspace: WorkspaceId,
+        name: SecretName,
+    ) -> Result<Result<SecretValue, SecretError>, Fault> {
+        let (reply, answer) = Reply::channel();
+        self.send_vault(&workspace, VaultMessage::Open(name, reply));
+        answer.await.unwrap_or(Err(Fault::Gone))
+    }
+
+    /// Sends a message to a notifier. What it cannot take answers its own reply with the reason.
+    pub(crate) fn send_notifier(&self, workspace: &WorkspaceId, message: NotifierMessage) {
+        send(&self.notifiers, workspace, message, NotifierMessage::fail);
     }
 
     /// Lets a request for approval look at the clock; whether there was somebody to look, or nobody will ever be.

@@ -34,6 +34,8 @@ pub enum TenantMessage {
     CreateKey(NewKey, Reply<Result<(KeyRecord, ApiKey), KeyError>>),
     /// Revokes an API key.
     RevokeKey(Revocation, Reply<Result<KeyRecord, KeyError>>),
+    /// Notes that the log does not verify, and why.
+    NoteBroken(String, Reply<()>),
     /// Takes what the shards have logged into the tree and signs a checkpoint over it.
     Checkpoint(Reply<Result<SignedCheckpoint, CheckpointFailed>>),
 }
@@ -163,6 +165,11 @@ impl Entity for TenantActor {
             TenantMessage::CreateKey(new, reply) => self.create_key(&new, now, reply),
             TenantMessage::RevokeKey(revocation, reply) => {
                 self.revoke_key(&revocation, now, reply);
+            }
+            TenantMessage::NoteBroken(problem, reply) => {
+                let detail = [("change", "verification_failed"), ("problem", problem.as_str())];
+                let actor = "self-check";
+                self.commit(Kind::Workspace, actor, &detail, Vec::new(), now, reply, ());
             }
             TenantMessage::Checkpoint(reply) => return self.checkpoint(now, reply).await,
         }

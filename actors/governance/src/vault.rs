@@ -15,6 +15,7 @@ use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use aa_vault::{KeyRing, RingChange, SecretName, SecretValue, Vault, VaultError, rotation};
 use bytes::Bytes;
 
+pub(crate) use self::rotating::is_behind;
 use crate::{
     chain::Chain,
     keys,
@@ -78,6 +79,9 @@ pub enum SecretError {
     /// The vault or its master key refused.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The master key refused or did not answer a moment ago.
+    #[error("{0} (a moment ago; it is asked again within {seconds} s)", seconds = ASK_AGAIN.as_secs())]
+    HeldBack(String),
 }
 
 /// The actor.
@@ -92,6 +96,8 @@ pub struct VaultActor {
     bytes: usize,
     /// The highest number any value was ever given.
     version: u64,
+    /// When the master key last did not open the keys, and why: those who wait are not each made to wait as long.
+    refused: Option<(Timestamp, String)>,
     /// Whether a step of a rotation is on its way.
     is_stepping: bool,
 }
@@ -105,6 +111,9 @@ enum Keys {
     /// In memory.
     Open(Vault),
 }
+
+/// How long a failure to open the keys stands before the master key is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The pause after a step that the master key refused or did not answer.
 const STEP_AGAIN: Duration = Duration::from_secs(30);
@@ -266,8 +275,19 @@ impl VaultActor {
     /// The keys, opened. There are some.
     async fn vault(&mut self) -> Result<&mut Vault, SecretError> {
         if let Keys::Wrapped(ring) = &self.keys {
-            let opened = Vault::open_ring(ring.clone(), &*self.services.master_key).await?;
-            self.keys = Keys::Open(opened);
+            let now = self.services.clock.now();
+            if let Some((at, problem)) = &self.refused
+                && now.since(*at) < ASK_AGAIN
+            {
+                return Err(SecretError::HeldBack(problem.clone()));
+            }
+            match Vault::open_ring(ring.clone(), &*self.services.master_key).await {
+                Ok(opened) => (self.keys, self.refused) = (Keys::Open(opened), None),
+                Err(error) => {
+                    self.refused = Some((self.services.clock.now(), error.to_string()));
+                    return Err(error.into());
+                }
+            }
         }
         match &mut self.keys {
             Keys::Open(vault) => Ok(vault),

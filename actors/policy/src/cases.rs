@@ -10,6 +10,8 @@
 //!     action: {kind: tool_call, tool: bash, args: {cmd: ls}}
 //!     at: 2026-11-23T09:30:00+08:00
 //!     rates: {bash: 3}                   # admitted calls in the last 60 minutes
+//!     after:                             # optional: what the session did before, decided in this order
+//!       - {kind: tool_result, tool: read_file, content: confidential}
 //!     expect:
 //!       verdict: require_approval        # allow, deny or require_approval
 //!       code: approval_required          # optional: some reason has this code
@@ -25,13 +27,12 @@
 
 use std::collections::BTreeMap;
 
-use aa_protocol::{Action, AgentFacts, AgentId, Decision, ReasonCode, Timestamp, Verdict};
+use aa_protocol::{Action, AgentFacts, AgentId, Decision, Reason, ReasonCode, Timestamp, Verdict};
 
 use crate::{
     check::decode,
-    decide::decide,
     diagnostic::{Diagnostic, DiagnosticCode, Place, Report, nearest, quoted},
-    facts::Facts,
+    rehearsal::Rehearsal,
     set::PolicySet,
     tree::{self, Member, Node, Value, item_path, member_path},
 };
@@ -53,6 +54,7 @@ pub struct Case {
     /// 1-based line where the case starts.
     pub line: u32,
     agent: AgentFacts,
+    after: Vec<Action>,
     action: Action,
     at: Timestamp,
     rates: BTreeMap<String, u64>,
@@ -82,7 +84,7 @@ pub struct CaseResult {
 }
 
 const SUITE_KEYS: [&str; 4] = ["policies", "at", "agent", "cases"];
-const CASE_KEYS: [&str; 6] = ["name", "agent", "action", "at", "rates", "expect"];
+const CASE_KEYS: [&str; 7] = ["name", "agent", "after", "action", "at", "rates", "expect"];
 const EXPECT_KEYS: [&str; 4] = ["verdict", "code", "policy", "reason"];
 const VERDICTS: [Verdict; 3] = [Verdict::Allow, Verdict::RequireApproval, Verdict::Deny];
 
@@ -118,10 +120,22 @@ struct Reader<'r> {
 
 impl Case {
     fn run(&self, policies: &PolicySet) -> CaseResult {
-        let facts = Facts { rates: &self.rates, ..Facts::of(&self.agent) };
-        let outcome = decide(&policies.for_agent(&self.agent), &facts, &self.action, self.at);
-        let failure = self.expected.difference(&outcome.decision);
-        CaseResult { name: self.name.clone(), line: self.line, decision: outcome.decision, failure }
+        let policies = policies.for_agent(&self.agent);
+        let mut session = Rehearsal::new(self.rates.clone());
+        let mut refused = String::new();
+        for (index, earlier) in self.after.iter().enumerate() {
+            let decision = session.step(&policies, &self.agent, earlier, self.at).decision;
+            if let (verdict @ (Verdict::Deny | Verdict::RequireApproval), Some(reason)) =
+                (decision.verdict, decision.reasons.first())
+            {
+                let Reason { code, message, .. } = reason;
+                refused.push_str(&format!("\n   after[{index}] got {verdict}: {code} · {message}"));
+            }
+        }
+        let decision = session.step(&policies, &self.agent, &self.action, self.at).decision;
+        // What was refused before may be why: it has armed nothing.
+        let failure = self.expected.difference(&decision).map(|failure| failure + &refused);
+        CaseResult { name: self.name.clone(), line: self.line, decision, failure }
     }
 }
 
@@ -206,6 +220,10 @@ impl Reader<'_> {
             Some(member) => self.value(&member.node, &member_path(path, "action"), "an action"),
             None => self.missing(node.place, &member_path(path, "action"), "the action to decide"),
         };
+        let after = match node.member("after") {
+            Some(member) => self.actions(&member.node, &member_path(path, "after")),
+            None => Some(Vec::new()),
+        };
         let at = match node.member("at") {
             Some(member) => self.time(&member.node, &member_path(path, "at")),
             None if at.is_some() => at,
@@ -229,11 +247,24 @@ impl Reader<'_> {
             name: name?,
             line: node.place.line,
             agent: agent?,
+            after: after?,
             action: action?,
             at: at?,
             rates: rates?,
             expected: expected?,
         })
+    }
+
+    fn actions(&mut self, node: &Node, path: &str) -> Option<Vec<Action>> {
+        let Value::List(items) = &node.value else {
+            return self.wrong_type(node, path, "a list of actions");
+        };
+        let actions: Vec<_> = items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| self.value(item, &item_path(path, index), "an action"))
+            .collect();
+        actions.into_iter().collect()
     }
 
     fn expected(&mut self, node: &Node, path: &str) -> Option<Expected> {

@@ -2,7 +2,9 @@
 
 use crate::{
     diagnostic::{Diagnostic, DiagnosticCode, Place, Report, nearest, quoted},
-    shape::{ACTIONS_ON_EXCEED, API_VERSION, Field, Form, KIND, Section, Shape},
+    shape::{
+        ACTIONS_ON_EXCEED, API_VERSION, CONSEQUENCES, Field, Form, KIND, Keys, Section, Shape,
+    },
     tree::{Member, Node, Value, item_path, member_path},
 };
 
@@ -57,8 +59,10 @@ fn conform_field(member: &Member, field: &'static Field, path: &str, report: &mu
     let node = &member.node;
     match &field.shape {
         Shape::Section(section) => conform(node, section, path, member.place, report),
-        Shape::Map(section) => conform_map(member, section, path, report),
+        Shape::AnyOf(section) => conform_any_of(member, section, path, report),
+        Shape::Map(keys, section) => conform_map(member, *keys, section, path, report),
         Shape::List(form) => conform_list(member, *form, path, report),
+        Shape::NonEmptyList(form) => conform_non_empty_list(member, *form, path, report),
         Shape::Text(form) => conform_text(node, *form, path, report),
         Shape::Boolean => conform_boolean(node, path, report),
         Shape::Integer { min } => conform_integer(node, *min, path, report),
@@ -66,7 +70,28 @@ fn conform_field(member: &Member, field: &'static Field, path: &str, report: &mu
     }
 }
 
-fn conform_map(member: &Member, section: &'static Section, path: &str, report: &mut Report) {
+fn conform_any_of(member: &Member, section: &'static Section, path: &str, report: &mut Report) {
+    conform(&member.node, section, path, member.place, report);
+    let is_object = matches!(member.node.value, Value::Map(_) | Value::Null);
+    let is_known = |key: &str| section.fields.iter().any(|field| field.key == key);
+    if is_object && !member.node.members().iter().any(|member| is_known(&member.key)) {
+        let keys: Vec<_> = section.fields.iter().map(|field| format!("`{}`", field.key)).collect();
+        let keys = keys.join(" or ");
+        let message = format!("at least one of {keys} is required here");
+        report.error(
+            Diagnostic::new(DiagnosticCode::MissingField, path, member.place, message)
+                .with_help(format!("add {keys}")),
+        );
+    }
+}
+
+fn conform_map(
+    member: &Member,
+    keys: Keys,
+    section: &'static Section,
+    path: &str,
+    report: &mut Report,
+) {
     let members = match &member.node.value {
         Value::Map(members) => members,
         Value::Null => return,
@@ -75,16 +100,27 @@ fn conform_map(member: &Member, section: &'static Section, path: &str, report: &
     too_many(members.len(), member.place, path, report);
     for entry in members {
         let path = member_path(path, &entry.key);
-        if entry.key.trim().is_empty() {
-            let message = "a tool needs a name";
-            report.error(Diagnostic::new(DiagnosticCode::EmptyValue, path, entry.place, message));
-        } else if entry.key.chars().count() > MAX_NAME {
-            let message = format!("a tool's name has at most {MAX_NAME} characters");
-            report.error(Diagnostic::new(DiagnosticCode::TooLong, path, entry.place, message));
-        } else {
-            conform(&entry.node, section, &path, entry.place, report);
+        match keys.problem(&entry.key) {
+            Some((code, message)) => {
+                report.error(Diagnostic::new(code, path, entry.place, message));
+            }
+            None => conform(&entry.node, section, &path, entry.place, report),
         }
     }
+}
+
+fn conform_non_empty_list(member: &Member, form: Form, path: &str, report: &mut Report) {
+    let is_empty = matches!(member.node.value, Value::Null) || {
+        matches!(member.node.value, Value::List(_)) && member.node.items().is_empty()
+    };
+    if is_empty {
+        let message = "the list must not be empty";
+        return report.error(
+            Diagnostic::new(DiagnosticCode::EmptyValue, path, member.place, message)
+                .with_help("name at least one"),
+        );
+    }
+    conform_list(member, form, path, report);
 }
 
 fn conform_list(member: &Member, form: Form, path: &str, report: &mut Report) {
@@ -142,11 +178,33 @@ fn conform_text(node: &Node, form: Form, path: &str, report: &mut Report) {
             let message = format!("{} is neither `deny` nor `suspend`", quoted(text));
             (DiagnosticCode::UnknownChoice, message, nearest(text, ACTIONS_ON_EXCEED))
         }),
+        Form::Consequence => (!CONSEQUENCES.contains(&text)).then(|| {
+            let message = format!("{} is neither `deny` nor `require_approval`", quoted(text));
+            (DiagnosticCode::UnknownChoice, message, nearest(text, CONSEQUENCES))
+        }),
     };
     if let Some((code, message, meant)) = problem {
         let mut diagnostic = Diagnostic::new(code, path, node.place, message);
         diagnostic.help = meant.map(|meant| format!("write `{meant}`"));
         report.error(diagnostic);
+    }
+}
+
+// === impl Keys ===
+
+impl Keys {
+    fn problem(self, key: &str) -> Option<(DiagnosticCode, String)> {
+        match self {
+            Self::Names => name_problem(key).map(|why| (DiagnosticCode::InvalidName, why)),
+            Self::Tools if key.trim().is_empty() => {
+                Some((DiagnosticCode::EmptyValue, "a tool needs a name".to_owned()))
+            }
+            Self::Tools if key.chars().count() > MAX_NAME => {
+                let message = format!("a tool's name has at most {MAX_NAME} characters");
+                Some((DiagnosticCode::TooLong, message))
+            }
+            Self::Tools => None,
+        }
     }
 }
 

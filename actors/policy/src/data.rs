@@ -3,7 +3,7 @@
 use aa_protocol::{Action, Finding, action::StringSite};
 
 use crate::{
-    decoded::Decoded,
+    decoded::{Decoded, visit_texts},
     diagnostic::{Diagnostic, DiagnosticCode, Place, Report},
     patterns::{Next, Patterns},
     policy::Site,
@@ -36,8 +36,6 @@ pub(crate) const MAX_FINDINGS: usize = 32;
 const MAX_HITS: usize = 32;
 /// The most patterns of one document.
 const MAX_PATTERNS: usize = 1_000;
-/// How often a string is decoded again: a JSON text in a JSON text in a JSON text.
-const MAX_LAYERS: usize = 3;
 
 /// The fields of actions that messages quote.
 const QUOTED_FIELDS: [&str; 6] = ["tool", "model", "host", "path", "child", "argv"];
@@ -136,25 +134,17 @@ impl Scan {
     /// Searches every string the action carries, keys too, with the patterns of the documents.
     pub(crate) fn of(documents: &Applicable<'_>, action: &Action) -> Self {
         let mut scan = Self::default();
-        let armed: Vec<_> = documents
+        let searching: Vec<_> = documents
             .iter()
             .enumerate()
             .filter_map(|(index, document)| Some((index, document, document.policy.data.as_ref()?)))
             .collect();
-        if armed.is_empty() {
+        if searching.is_empty() {
             return scan;
         }
-        action.visit_strings(&mut |site, text| {
-            for (index, document, data) in &armed {
-                scan.search(*index, document, data, site, text, None);
-            }
-            let mut layer = Decoded::of(text);
-            for _ in 0..MAX_LAYERS {
-                let Some(decoded) = layer.take() else { break };
-                for (index, document, data) in &armed {
-                    scan.search(*index, document, data, site, &decoded.text, Some(&decoded));
-                }
-                layer = decoded.again();
+        visit_texts(action, &mut |site, text, decoded| {
+            for (index, document, data) in &searching {
+                scan.search(*index, document, data, site, text, decoded);
             }
             true
         });

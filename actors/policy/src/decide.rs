@@ -11,7 +11,7 @@ use aa_protocol::{
 
 use self::wording::Wording;
 use crate::{
-    admission::{Admission, Admissions, Sites},
+    admission::{Admission, Sites},
     budget::{ActionOnExceed, Exceeded},
     capabilities::{Capability, Refusal},
     condition::{ConditionFault, Subject},
@@ -19,6 +19,7 @@ use crate::{
     facts::Facts,
     host::Host,
     policy::{Site, ToolRule},
+    sequences::{Consequence, SequenceRef},
     set::{AgentPolicies, Applicable, Document},
 };
 
@@ -32,6 +33,10 @@ pub struct Outcome {
     /// Set when a tool call was allowed that at least one document limits: the caller must count it. The
     /// value is the largest of those limits, so the most calls a window ever needs to remember.
     pub counted_limit: Option<u64>,
+    /// The sequences that this action arms for the rest of its session: set when a tool's result was
+    /// allowed that at least one document watches for and that had not armed it before. The caller must
+    /// keep them.
+    pub arms: Vec<SequenceRef>,
 }
 
 /// A document that took part in a decision.
@@ -102,10 +107,11 @@ pub fn judge(
     ladder.tool();
     ladder.data(&scan);
     ladder.rate();
+    ladder.sequences();
     ladder.approval();
     ladder.budget();
     ladder.shared_budgets();
-    ladder.conclude(scan, policies.admissions())
+    ladder.conclude(scan, policies)
 }
 
 struct Ladder<'l> {
@@ -213,6 +219,32 @@ impl<'l> Ladder<'l> {
         }
     }
 
+    fn sequences(&mut self) {
+        let Action::ToolCall { tool, .. } = self.action else { return };
+        for document in self.documents.iter() {
+            let Some(sequences) = &document.policy.sequences else { continue };
+            for sequence in sequences.restricting(tool) {
+                let name = &*sequence.name;
+                if !self.facts.armed.is_armed(document.policy.name(), name) {
+                    continue;
+                }
+                match sequence.consequence {
+                    Consequence::Deny => {
+                        let message = self.say.sequence_denied(tool, name);
+                        let code = ReasonCode::SequenceDenied;
+                        self.deny_at(document, &sequence.site, code, message);
+                    }
+                    Consequence::RequireApproval if self.facts.is_approved => {}
+                    Consequence::RequireApproval => {
+                        let message = self.say.sequence_requires_approval(tool, name);
+                        let code = ReasonCode::SequenceRequiresApproval;
+                        self.require_approval(document, &sequence.site, code, message);
+                    }
+                }
+            }
+        }
+    }
+
     fn approval(&mut self) {
         let Action::ToolCall { tool, args } = self.action else { return };
         if self.facts.is_approved {
@@ -293,10 +325,17 @@ impl<'l> Ladder<'l> {
         }
     }
 
-    fn conclude(self, scan: Scan, admissions: &Admissions) -> Judgement {
+    fn conclude(self, scan: Scan, policies: &AgentPolicies) -> Judgement {
         if self.verdict == Verdict::Allow {
+            let arms = policies.arms(self.facts.armed, self.action);
+            if !arms.is_empty() {
+                // What a result arms is in the result: no other action may share it.
+                return Judgement::Admitted(Arc::new(self.admission(arms)));
+            }
             let sites = Sites::of(self.documents, |document| self.admitting_site(document));
-            return Judgement::Admitted(admissions.get_or_make(&sites, || self.admission()));
+            return Judgement::Admitted(
+                policies.admissions().get_or_make(&sites, || self.admission(Vec::new())),
+            );
         }
         let decision = Decision {
             verdict: self.verdict,
@@ -306,12 +345,13 @@ impl<'l> Ladder<'l> {
             findings: scan.findings,
         };
         let applied = self.documents.iter().map(PolicyRef::of).collect();
-        Judgement::Restrained(Outcome { decision, applied, counted_limit: None })
+        let arms = Vec::new();
+        Judgement::Restrained(Outcome { decision, applied, counted_limit: None, arms })
     }
 
     /// Everything in it follows from the documents that apply and the entries that admit the action, so
     /// that one admission serves all actions that these admit.
-    fn admission(&self) -> Admission {
+    fn admission(&self, arms: Vec<SequenceRef>) -> Admission {
         let reasons = self.documents.iter().map(|document| self.admitting_reason(document));
         let decision = Decision {
             verdict: Verdict::Allow,
@@ -322,7 +362,7 @@ impl<'l> Ladder<'l> {
         let limits =
             self.rules.iter().filter_map(|(.., rule)| Some(rule.limit_per_hour.as_ref()?.0));
         let applied = self.documents.iter().map(PolicyRef::of).collect();
-        Admission::new(Outcome { decision, applied, counted_limit: limits.max() })
+        Admission::new(Outcome { decision, applied, counted_limit: limits.max(), arms })
     }
 
     /// The entry of a document that admits the action, where one names it.

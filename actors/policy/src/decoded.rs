@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use aa_protocol::{Action, action::StringSite};
+
 /// A text without escapes, and where its bytes came from.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -18,6 +20,31 @@ struct Run {
     /// Where it starts in the original.
     original: usize,
     is_escape: bool,
+}
+
+/// How often a string is decoded again: a JSON text in a JSON text in a JSON text.
+const MAX_LAYERS: usize = 3;
+
+/// Visits every string that an action carries, and each of its decoded forms after it, until `visit`
+/// says `false`.
+pub(crate) fn visit_texts(
+    action: &Action,
+    visit: &mut impl FnMut(StringSite<'_>, &str, Option<&Decoded>) -> bool,
+) {
+    action.visit_strings(&mut |site, text| {
+        if !visit(site, text, None) {
+            return false;
+        }
+        let mut layer = Decoded::of(text);
+        for _ in 0..MAX_LAYERS {
+            let Some(decoded) = layer.take() else { break };
+            if !visit(site, &decoded.text, Some(&decoded)) {
+                return false;
+            }
+            layer = decoded.again();
+        }
+        true
+    });
 }
 
 // === impl Decoded ===

@@ -145,6 +145,8 @@ codes! {
     MatchesEverything => "matches_everything",
     /// Warning: a scope that no registered agent is in, or that never takes effect.
     UnusedScope => "unused_scope",
+    /// Warning: a sequence, or a part of it, that changes nothing.
+    IdleSequence => "idle_sequence",
 }
 
 // === impl Diagnostic ===

@@ -3,7 +3,7 @@
 use aa_budget::{Amount, Standing};
 use aa_protocol::{AgentFacts, NanoUsd};
 
-use crate::budget::Period;
+use crate::{budget::Period, sequences::SequenceRef};
 
 /// Everything known of the moment. The caller gathers it; nothing here is looked up.
 #[derive(Clone, Copy)]
@@ -20,6 +20,8 @@ pub struct Facts<'a> {
     pub shared_budgets: &'a [SharedBudget<'a>],
     /// The most the action can cost.
     pub cost: Cost,
+    /// Which sequences earlier results of the session have armed.
+    pub armed: &'a dyn ArmedFacts,
     /// Whether those who must have approved this very action: then nobody is asked again.
     pub is_approved: bool,
 }
@@ -65,6 +67,12 @@ pub trait BudgetFacts {
     fn spend(&self, policy: &str) -> Spend;
 }
 
+/// What the results that an agent has seen in a session have armed.
+pub trait ArmedFacts {
+    /// Whether the sequence of this name, of the document of this name, is armed.
+    fn is_armed(&self, policy: &str, sequence: &str) -> bool;
+}
+
 /// Spending in the current windows of one budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spend {
@@ -85,7 +93,7 @@ pub struct Spent {
     pub reserved: NanoUsd,
 }
 
-/// No calls and no spending so far.
+/// No calls, no spending and nothing armed so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unmetered;
 
@@ -101,6 +109,18 @@ impl BudgetFacts for Unmetered {
     }
 }
 
+impl ArmedFacts for Unmetered {
+    fn is_armed(&self, _policy: &str, _sequence: &str) -> bool {
+        false
+    }
+}
+
+impl ArmedFacts for Vec<SequenceRef> {
+    fn is_armed(&self, policy: &str, sequence: &str) -> bool {
+        self.iter().any(|armed| *armed.policy == *policy && *armed.sequence == *sequence)
+    }
+}
+
 impl RateFacts for std::collections::BTreeMap<String, u64> {
     fn admitted_in_window(&self, tool: &str) -> u64 {
         self.get(tool).copied().unwrap_or(0)
@@ -108,7 +128,7 @@ impl RateFacts for std::collections::BTreeMap<String, u64> {
 }
 
 impl<'a> Facts<'a> {
-    /// The facts of an agent that is not suspended, has called nothing and spends nothing.
+    /// The facts of an agent that is not suspended, has called and seen nothing and spends nothing.
     pub fn of(agent: &'a AgentFacts) -> Self {
         Self {
             agent,
@@ -117,6 +137,7 @@ impl<'a> Facts<'a> {
             budgets: &Unmetered,
             shared_budgets: &[],
             cost: Cost::default(),
+            armed: &Unmetered,
             is_approved: false,
         }
     }

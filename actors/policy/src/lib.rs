@@ -21,6 +21,7 @@ mod data;
 mod decide;
 mod decoded;
 pub mod diagnostic;
+mod exemption;
 mod facts;
 pub mod host;
 mod lint;
@@ -28,9 +29,11 @@ mod network;
 mod patterns;
 mod policy;
 mod re2;
+mod rehearsal;
 mod schedule;
 mod schema;
 mod scope;
+mod sequences;
 mod set;
 mod shape;
 mod tree;
@@ -43,13 +46,17 @@ pub use self::{
     check::{Checked, check},
     decide::{Judgement, Outcome, PolicyRef, decide, judge},
     diagnostic::{Diagnostic, DiagnosticCode},
+    exemption::{CannotPropose, Exemption, exempt},
     facts::{
-        BudgetFacts, Cost, Facts, RateFacts, SharedBudget, Spend, Spent, Suspension, Unmetered,
+        ArmedFacts, BudgetFacts, Cost, Facts, RateFacts, SharedBudget, Spend, Spent, Suspension,
+        Unmetered,
     },
     lint::{Lint, lint},
     policy::Policy,
+    rehearsal::Rehearsal,
     schema::json_schema,
     scope::{Scope, ScopeError},
+    sequences::SequenceRef,
     set::{AgentPolicies, Document, DuplicatePolicy, PolicySet},
 };
 

@@ -14,6 +14,7 @@ use crate::{
     network::Network,
     schedule::ActiveHours,
     scope::Scope,
+    sequences::{Sequences, Surroundings},
     shape::DEFAULT_APPROVAL_SECONDS,
     tree::{Node, Value, member_path},
 };
@@ -32,10 +33,14 @@ pub struct Policy {
     pub(crate) active_hours: Option<ActiveHours>,
     budget: Option<Budget>,
     pub(crate) data: Option<SensitiveData>,
-    pub(crate) tools: HashMap<String, ToolRule, RandomState>,
+    pub(crate) tools: Tools,
     pub(crate) capabilities: Option<Capabilities>,
+    pub(crate) sequences: Option<Box<Sequences>>,
     approval: ApprovalRule,
 }
+
+/// The rules by tool.
+pub(crate) type Tools = HashMap<String, ToolRule, RandomState>;
 
 /// The rules of one tool.
 #[derive(Debug)]
@@ -100,6 +105,12 @@ impl Policy {
         let capabilities = rules
             .member("capabilities")
             .map(|member| Capabilities::compile(&member.node, &path("capabilities"), report));
+        let sequences = rules.member("sequences").and_then(|member| {
+            let surroundings =
+                Surroundings { scope: &scope, tools: &tools, capabilities: capabilities.as_ref() };
+            let path = path("sequences");
+            Sequences::compile(&member.node, &path, source, &surroundings, report)
+        });
         let text = |node: Option<&Node>| node.and_then(Node::text).map(str::to_owned);
         Self {
             name: identity.name.into(),
@@ -114,6 +125,7 @@ impl Policy {
             data,
             tools,
             capabilities,
+            sequences: sequences.map(Box::new),
             approval: ApprovalRule::compile(rules),
         }
     }
@@ -161,6 +173,7 @@ impl Policy {
             ("data", self.data.is_some()),
             ("tools", !self.tools.is_empty()),
             ("capabilities", self.capabilities.is_some()),
+            ("sequences", self.sequences.is_some()),
         ];
         sections.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
     }
@@ -194,12 +207,7 @@ fn compile_scope(rules: &Node, path: &str, report: &mut Report) -> (Scope, Site)
     }
 }
 
-fn compile_tools(
-    rules: &Node,
-    path: &str,
-    source: &str,
-    report: &mut Report,
-) -> HashMap<String, ToolRule, RandomState> {
+fn compile_tools(rules: &Node, path: &str, source: &str, report: &mut Report) -> Tools {
     let members = rules.member("tools").map_or(&[][..], |member| member.node.members());
     members
         .iter()

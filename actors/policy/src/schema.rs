@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::shape::{
-    ACTIONS_ON_EXCEED, API_VERSION, Default, ENVELOPE, FLAT, Field, Form, KIND, PLAIN_CAPABILITIES,
-    Section, Shape,
+    ACTIONS_ON_EXCEED, API_VERSION, CONSEQUENCES, Default, ENVELOPE, FLAT, Field, Form, KIND, Keys,
+    PLAIN_CAPABILITIES, Section, Shape,
 };
 
 /// The schema of both document formats. Unknown keys stay valid: they are warnings of the check.
@@ -43,14 +43,30 @@ fn section(section: &Section) -> Value {
     schema
 }
 
+/// A section that says nothing without one of its keys.
+fn any_of(inner: &Section) -> Value {
+    let mut schema = section(inner);
+    schema["type"] = json!("object");
+    let keys = inner.fields.iter().map(|field| json!({ "required": [field.key] }));
+    schema["anyOf"] = keys.collect();
+    schema
+}
+
 fn property(field: &Field) -> Value {
     let mut schema = match &field.shape {
         Shape::Section(inner) => section(inner),
-        Shape::Map(inner) => json!({
+        Shape::AnyOf(inner) => any_of(inner),
+        Shape::Map(keys, inner) => json!({
             "type": ["object", "null"],
-            "propertyNames": { "minLength": 1 },
+            "propertyNames": match keys {
+                Keys::Tools => json!({ "minLength": 1 }),
+                Keys::Names => text(Form::Name),
+            },
             "additionalProperties": section(inner),
         }),
+        Shape::NonEmptyList(form) => {
+            json!({ "type": "array", "items": text(*form), "minItems": 1 })
+        }
         Shape::List(form) => json!({ "type": ["array", "null"], "items": text(*form) }),
         Shape::Text(form) => text(*form),
         Shape::Boolean => json!({ "type": "boolean" }),
@@ -76,6 +92,7 @@ fn text(form: Form) -> Value {
         Form::ApiVersion => json!({ "const": API_VERSION }),
         Form::Kind => json!({ "const": KIND }),
         Form::ActionOnExceed => json!({ "enum": ACTIONS_ON_EXCEED }),
+        Form::Consequence => json!({ "enum": CONSEQUENCES }),
         Form::Name => json!({ "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$" }),
         Form::Scope => json!({
             "pattern": "^(global|(org|team|tool):.*\\S.*|agent:[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$",

@@ -8,7 +8,13 @@ use std::{
 use aa_protocol::{Action, AgentFacts, AgentId};
 use foldhash::fast::RandomState;
 
-use crate::{admission::Admissions, policy::Policy, scope::Scope};
+use crate::{
+    admission::Admissions,
+    facts::ArmedFacts,
+    policy::Policy,
+    scope::Scope,
+    sequences::{SequenceRef, armed_by},
+};
 
 /// A document in force and the revision it has in its workspace.
 #[derive(Debug)]
@@ -64,6 +70,8 @@ struct Index {
     teams: HashMap<String, Documents>,
     agents: HashMap<AgentId, Documents>,
     tools: HashMap<String, Documents, RandomState>,
+    /// Those of the documents in `tools` that have sequences, in name order.
+    sequenced: Documents,
     /// Agents of the same scopes share what is made of them. At most one entry per organisation and team
     /// with documents; locked when an agent takes up the set, never by a decision.
     shared: Mutex<HashMap<Covering, Arc<Wide>>>,
@@ -104,6 +112,11 @@ impl PolicySet {
                 Scope::Tool(tool) => index.tools.entry(tool.clone()).or_default(),
             };
             list.push(Arc::clone(document));
+            if matches!(document.policy.scope(), Scope::Tool(_))
+                && document.policy.sequences.is_some()
+            {
+                index.sequenced.push(Arc::clone(document));
+            }
         }
         index.all = all;
         Ok(Self(Arc::new(index)))
@@ -187,6 +200,23 @@ impl AgentPolicies {
         let mut merged: Vec<&Document> = wide.iter().chain(of_tool).map(Arc::as_ref).collect();
         merged.sort_by(|a, b| a.policy.name().cmp(b.policy.name()));
         Applicable::Merged(merged)
+    }
+
+    /// The sequences that this action arms once the agent has seen it, which only a tool's result does; not
+    /// those that are armed already. In name order of the documents. [`decide()`](crate::decide()) tells the same
+    /// of a result that it admits: this is for one that the agent has seen whatever was decided.
+    ///
+    /// A `tool:` document is about calls of its tool, and is armed by results of any.
+    pub fn arms(&self, armed: &dyn ArmedFacts, action: &Action) -> Vec<SequenceRef> {
+        let (wide, of_tools) = (&self.wide.documents, &self.set.0.sequenced);
+        if wide.is_empty() {
+            return Vec::new();
+        }
+        let mut arms = armed_by(wide.iter().chain(of_tools).map(Arc::as_ref), armed, action);
+        if !of_tools.is_empty() {
+            arms.sort_by(|a, b| a.policy.cmp(&b.policy));
+        }
+        arms
     }
 
     pub(crate) fn admissions(&self) -> &Admissions {

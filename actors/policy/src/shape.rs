@@ -37,9 +37,22 @@ pub(crate) enum Shape {
     /// A decimal amount greater than zero.
     Amount,
     List(Form),
-    /// An object with free, non-empty keys.
-    Map(&'static Section),
+    /// A list with at least one entry.
+    NonEmptyList(Form),
+    /// An object with free keys.
+    Map(Keys, &'static Section),
     Section(&'static Section),
+    /// An object with at least one of its known keys.
+    AnyOf(&'static Section),
+}
+
+/// What the keys of a [`Shape::Map`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// Names of tools: any text that is not empty.
+    Tools,
+    /// Names as policies have them.
+    Names,
 }
 
 /// What a text must be. The forms that need more than a look at the text itself (a time zone, a pattern,
@@ -60,6 +73,7 @@ pub(crate) enum Form {
     Pattern,
     Condition,
     Capability,
+    Consequence,
 }
 
 /// The only known value of `apiVersion`.
@@ -127,7 +141,7 @@ macro_rules! rules {
             optional("schedule", Shape::Section(&SCHEDULE), "Active-hours restriction."),
             optional("budget", Shape::Section(&BUDGET), "Spend cap per agent."),
             optional("data", Shape::Section(&DATA), "Detection of personal data and credentials."),
-            optional("tools", Shape::Map(&TOOL), "Per-tool rules, keyed by tool name."),
+            optional("tools", Shape::Map(Keys::Tools, &TOOL), "Per-tool rules, keyed by tool name."),
             optional("capabilities", Shape::Section(&CAPABILITIES), "Capability allow and deny lists."),
             defaulted(
                 "approval_timeout_secs",
@@ -136,11 +150,16 @@ macro_rules! rules {
                 "Seconds before an approval request expires, for the whole document.",
             ),
             optional("approval", Shape::Section(&APPROVAL), "Overrides of approval escalation."),
+            optional(
+                "sequences",
+                Shape::Map(Keys::Names, &SEQUENCE),
+                "What a tool's result means for later calls of the same session, keyed by the name of the rule.",
+            ),
         ]
     };
 }
 
-static RULES: [Field; 9] = rules!();
+static RULES: [Field; 10] = rules!();
 
 /// The rules of an envelope document.
 pub(crate) static SPEC: Section = Section { doc: "The rules.", fields: &RULES };
@@ -149,10 +168,10 @@ pub(crate) static SPEC: Section = Section { doc: "The rules.", fields: &RULES };
 pub(crate) static FLAT: Section = Section {
     doc: "A policy of Agent Assembly in the flat format, named after its file.",
     fields: &{
-        let [a, b, c, d, e, f, g, h, i] = rules!();
+        let [a, b, c, d, e, f, g, h, i, j] = rules!();
         let version =
             optional("version", Shape::Text(Form::Free), "Schema version tag. Informational.");
-        [version, a, b, c, d, e, f, g, h, i]
+        [version, a, b, c, d, e, f, g, h, i, j]
     },
 };
 
@@ -268,3 +287,46 @@ static APPROVAL: Section = Section {
         ),
     ],
 };
+
+static SEQUENCE: Section = Section {
+    doc: "One rule: after such a result, these tools are restricted for the rest of the session.",
+    fields: &[
+        required(
+            "after",
+            Shape::AnyOf(&AFTER),
+            "The results that arm the rule: tools, result_matches or both.",
+        ),
+        required("then", Shape::Section(&THEN), "What is restricted from then on."),
+    ],
+};
+
+static AFTER: Section = Section {
+    doc: "The results that arm the rule for the rest of the session.",
+    fields: &[
+        optional(
+            "tools",
+            Shape::NonEmptyList(Form::NonEmpty),
+            "Results of these tools; when not written, of any tool.",
+        ),
+        optional(
+            "result_matches",
+            Shape::Text(Form::Pattern),
+            "RE2 pattern, searched in every text of the result; when not written, any result arms.",
+        ),
+    ],
+};
+
+static THEN: Section = Section {
+    doc: "What an armed rule restricts.",
+    fields: &[
+        required("tools", Shape::NonEmptyList(Form::NonEmpty), "Calls of these tools."),
+        required(
+            "decision",
+            Shape::Text(Form::Consequence),
+            "deny refuses the calls; require_approval puts each before a person.",
+        ),
+    ],
+};
+
+/// The values of `then.decision`.
+pub(crate) const CONSEQUENCES: [&str; 2] = ["deny", "require_approval"];

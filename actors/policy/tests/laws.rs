@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aa_policy::{Facts, Judgement, Outcome, Policy, PolicySet, check, decide, judge};
+use aa_policy::{Facts, Judgement, Outcome, Policy, PolicySet, SequenceRef, check, decide, judge};
 use aa_protocol::{Action, AgentFacts, Timestamp, Verdict};
 use proptest::prelude::*;
 use serde_json::json;
@@ -37,6 +37,9 @@ fn rules() -> impl Strategy<Value = &'static str> {
         "capabilities: {deny: [file_read]}\n",
         "capabilities: {allow: ['model:m']}\n",
         "data: {sensitive_patterns: ['s3cret']}\n",
+        "sequences: {a: {after: {tools: [bash]}, then: {tools: [bash, git], decision: deny}}}\n",
+        "sequences: {a: {after: {result_matches: s3c}, then: {tools: [git], decision: require_approval}}, \
+         b: {after: {tools: [git]}, then: {tools: [bash], decision: deny}}}\n",
     ])
 }
 
@@ -68,10 +71,27 @@ fn compile(sources: &[String]) -> Vec<Arc<Policy>> {
 }
 
 fn outcome(policies: &[Arc<Policy>], action: &Action, at: i64, admitted: u64) -> Outcome {
+    outcome_when(policies, &Vec::new(), action, at, admitted)
+}
+
+fn armed() -> impl Strategy<Value = Vec<SequenceRef>> {
+    let reference = (0_usize..6, prop::sample::select(vec!["a", "b"])).prop_map(|(index, name)| {
+        SequenceRef { policy: format!("p{index}").into(), sequence: name.into() }
+    });
+    prop::collection::vec(reference, 0..8)
+}
+
+fn outcome_when(
+    policies: &[Arc<Policy>],
+    armed: &Vec<SequenceRef>,
+    action: &Action,
+    at: i64,
+    admitted: u64,
+) -> Outcome {
     let set = PolicySet::new(policies.iter().map(|policy| (Arc::clone(policy), None))).unwrap();
     let agent = agent();
     let rates: BTreeMap<String, u64> = [("bash".to_owned(), admitted)].into();
-    let facts = Facts { rates: &rates, ..Facts::of(&agent) };
+    let facts = Facts { rates: &rates, armed, ..Facts::of(&agent) };
     decide(&set.for_agent(&agent), &facts, action, Timestamp::from_micros(at))
 }
 
@@ -85,19 +105,60 @@ proptest! {
         at in 0_i64..4_000_000_000_000_000,
         admitted in 0_u64..40,
         rotation in 0_usize..6,
+        armed in armed(),
     ) {
         let mut policies = compile(&sources);
-        let first = outcome(&policies, &action, at, admitted);
-        prop_assert_eq!(&first.decision, &outcome(&policies, &action, at, admitted).decision);
+        let outcome = |policies: &[Arc<Policy>]| outcome_when(policies, &armed, &action, at, admitted);
+        let first = outcome(&policies);
+        prop_assert_eq!(&first.decision, &outcome(&policies).decision);
         if !policies.is_empty() {
             let middle = rotation % policies.len();
             policies.rotate_left(middle);
         }
         policies.reverse();
-        let again = outcome(&policies, &action, at, admitted);
+        let again = outcome(&policies);
         prop_assert_eq!(first.decision, again.decision);
         prop_assert_eq!(first.applied, again.applied);
         prop_assert_eq!(first.counted_limit, again.counted_limit);
+        prop_assert_eq!(first.arms, again.arms);
+    }
+
+    #[test]
+    fn with_nothing_armed_a_document_decides_as_without_its_sequences(
+        sources in prop::collection::vec(document(), 0..6),
+        action in action(),
+        at in 0_i64..4_000_000_000_000_000,
+        admitted in 0_u64..40,
+    ) {
+        let with = outcome(&compile(&sources), &action, at, admitted);
+        let bare: Vec<_> = sources
+            .iter()
+            .map(|source| source.split("sequences:").next().unwrap_or_default().to_owned())
+            .collect();
+        let without = outcome(&compile(&bare), &action, at, admitted);
+        prop_assert_eq!(with.decision, without.decision);
+        prop_assert_eq!(with.applied, without.applied);
+        prop_assert_eq!(with.counted_limit, without.counted_limit);
+    }
+
+    #[test]
+    fn arming_more_never_makes_a_decision_less_restrictive(
+        sources in prop::collection::vec(document(), 0..6),
+        action in action(),
+        at in 0_i64..4_000_000_000_000_000,
+        admitted in 0_u64..40,
+        before in armed(),
+        more in armed(),
+    ) {
+        let policies = compile(&sources);
+        let after: Vec<_> = before.iter().chain(&more).cloned().collect();
+        let first = outcome_when(&policies, &before, &action, at, admitted);
+        let then = outcome_when(&policies, &after, &action, at, admitted);
+        prop_assert!(then.decision.verdict >= first.decision.verdict);
+        for reason in &first.decision.reasons {
+            let is_kept = then.decision.reasons.contains(reason);
+            prop_assert!(is_kept || first.decision.verdict == Verdict::Allow, "{reason:?}");
+        }
     }
 
     /// Where no document of a wider scope applies yet, the verdict is deny and only such a document lifts it;

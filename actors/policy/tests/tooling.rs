@@ -78,6 +78,9 @@ fn is_valid(schema: &Value, value: &Value) -> bool {
         "minLength" => {
             value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().unwrap())
         }
+        "minItems" => {
+            value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap())
+        }
         "items" => {
             value.as_array().is_none_or(|items| items.iter().all(|item| is_valid(rule, item)))
         }
@@ -114,6 +117,10 @@ fn envelope(spec: Value) -> Value {
     json!({"apiVersion": "agent-assembly/v1", "kind": "Policy", "metadata": {"name": "p"}, "spec": spec})
 }
 
+fn sequence(after: Value, then: Value) -> Value {
+    json!({"sequences": {"s": {"after": after, "then": then}}})
+}
+
 #[test]
 fn schema_and_validator_agree_on_good_and_bad_documents() {
     let schema = json_schema();
@@ -144,6 +151,15 @@ fn schema_and_validator_agree_on_good_and_bad_documents() {
         (json!({"capabilities": {"deny": ["model:"]}}), false),
         (json!({"approval_timeout_secs": 0}), false),
         (json!({"approval": {"escalation_role": ""}}), false),
+        (json!({"sequences": null}), true),
+        (sequence(json!({"tools": ["a"]}), json!({"tools": ["b"], "decision": "deny"})), true),
+        (sequence(json!({}), json!({"tools": ["b"], "decision": "deny"})), false),
+        (sequence(json!(null), json!({"tools": ["b"], "decision": "deny"})), false),
+        (sequence(json!({"tools": []}), json!({"tools": ["b"], "decision": "deny"})), false),
+        (sequence(json!({"tools": ["a"]}), json!({"tools": null, "decision": "deny"})), false),
+        (sequence(json!({"tools": ["a"]}), json!({"tools": ["b"], "decision": "no"})), false),
+        (sequence(json!({"tools": ["a"]}), json!({"tools": ["b"]})), false),
+        (json!({"sequences": {"a b": null}}), false),
     ];
     for (spec, good) in specs {
         for document in [envelope(spec.clone()), spec.clone()] {
@@ -250,6 +266,45 @@ fn cases_pass_or_say_what_was_expected_and_what_was_decided() {
     assert_eq!(
         results[2].failure.as_deref().unwrap(),
         "expected deny, code capability_denied\n     got allow\n         allowed · base: nothing here restricts the action"
+    );
+}
+
+#[test]
+fn a_case_says_what_the_session_did_before() {
+    let suite = r#"
+at: 2026-11-23T12:00:00Z
+cases:
+  - name: what was read does not leave
+    after:
+      - {kind: tool_result, tool: read_file, content: confidential}
+    action: {kind: tool_call, tool: send_email}
+    expect: {verdict: require_approval, code: sequence_requires_approval, policy: p}
+  - name: another result changes nothing
+    after: [{kind: tool_result, tool: read_file, content: public}]
+    action: {kind: tool_call, tool: send_email}
+    expect: allow
+  - name: a blocked result never reached the agent
+    after: [{kind: tool_result, tool: read_file, content: confidential hunter2}]
+    action: {kind: tool_call, tool: send_email}
+    expect: require_approval
+"#;
+    let suite = cases::parse(suite.as_bytes()).unwrap_or_else(|e| panic!("{}", rendered(&e)));
+    let policy = "sequences:\n  s:\n    after: {tools: [read_file], result_matches: confidential}\n    \
+                  then: {tools: [send_email], decision: require_approval}\n\
+                  data: {sensitive_patterns: [hunter2]}\n";
+    let results = cases::run(&suite, &set(&[("p", policy)]));
+    assert_eq!((&results[0].failure, &results[1].failure), (&None, &None));
+    let failure = results[2].failure.as_deref().unwrap();
+    assert!(failure.contains("\n   after[0] got deny: sensitive_data · "), "{failure}");
+
+    let broken = "at: 2026-11-23T12:00:00Z\ncases:\n  - name: x\n    after: {kind: file_read}\n    \
+                  action: {kind: file_read, path: x}\n    expect: allow\n  - name: y\n    \
+                  after: [{kind: nonsense}]\n    action: {kind: file_read, path: x}\n    expect: allow\n";
+    let errors = cases::parse(broken.as_bytes()).unwrap_err();
+    let found: Vec<_> = errors.iter().map(|e| (e.code, e.path.as_str(), e.line)).collect();
+    assert_eq!(
+        found,
+        [(Code::WrongType, "cases[0].after", 4), (Code::WrongType, "cases[1].after[0]", 8)]
     );
 }
 

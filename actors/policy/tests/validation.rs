@@ -571,3 +571,129 @@ fn hostile_documents_end_in_errors_and_bounded_reports() {
         );
     }
 }
+
+// --- Sequences ------------------------------------------------------------------------------------
+
+#[test]
+fn a_sequence_says_after_what_and_what_then() {
+    accepts("sequences: {s: {after: {tools: [a]}, then: {tools: [b], decision: deny}}}");
+    accepts(
+        "sequences: {s: {after: {result_matches: x}, then: {tools: [b], decision: require_approval}}}",
+    );
+    let place = |rules: &str, code, path: &str| {
+        let found: Vec<_> =
+            errors(rules).into_iter().map(|(code, path, ..)| (code, path)).collect();
+        let dot = if path.starts_with('[') { "" } else { "." };
+        assert_eq!(found, [(code, format!("spec.sequences{dot}{path}"))], "{rules}");
+    };
+    let then = "then: {tools: [b], decision: deny}";
+    place(&format!("sequences: {{s: {{{then}}}}}"), Code::MissingField, "s.after");
+    place(&format!("sequences: {{s: {{after: {{}}, {then}}}}}"), Code::MissingField, "s.after");
+    place(
+        &format!("sequences: {{s: {{after: {{tols: [a]}}, {then}}}}}"),
+        Code::MissingField,
+        "s.after",
+    );
+    place(&format!("sequences: {{s: {{after: [a], {then}}}}}"), Code::WrongType, "s.after");
+    place(
+        &format!("sequences: {{s: {{after: {{tools: []}}, {then}}}}}"),
+        Code::EmptyValue,
+        "s.after.tools",
+    );
+    place(
+        &format!("sequences: {{s: {{after: {{tools: ['']}}, {then}}}}}"),
+        Code::EmptyValue,
+        "s.after.tools[0]",
+    );
+    let after = "after: {tools: [a]}";
+    place(&format!("sequences: {{s: {{{after}}}}}"), Code::MissingField, "s.then");
+    place(
+        &format!("sequences: {{s: {{{after}, then: {{decision: deny}}}}}}"),
+        Code::MissingField,
+        "s.then.tools",
+    );
+    place(
+        &format!("sequences: {{s: {{{after}, then: {{tools: [], decision: deny}}}}}}"),
+        Code::EmptyValue,
+        "s.then.tools",
+    );
+    place(
+        &format!("sequences: {{s: {{{after}, then: {{tools: [b]}}}}}}"),
+        Code::MissingField,
+        "s.then.decision",
+    );
+    place(
+        &format!("sequences: {{s: {{{after}, then: {{tools: [b], decision: allow}}}}}}"),
+        Code::UnknownChoice,
+        "s.then.decision",
+    );
+    place(&format!("sequences: {{'a b': {{{after}, {then}}}}}"), Code::InvalidName, "[\"a b\"]");
+}
+
+#[test]
+fn the_pattern_of_a_sequence_is_re2_within_the_bounds_of_all_patterns() {
+    let rules = |pattern: &str| {
+        format!(
+            "sequences:\n  s:\n    after: {{result_matches: '{pattern}'}}\n    then: {{tools: [b], decision: deny}}"
+        )
+    };
+    let path = "spec.sequences.s.after.result_matches";
+    rejects(&rules("a(?=b)"), Code::InvalidPattern, path, 8, 33);
+    assert_eq!(errors(&rules("((a{100}){100}){100}"))[0].0, Code::PatternTooLarge);
+    assert_eq!(warnings(&rules("x*")), [(Code::MatchesEverything, path.to_owned(), 8, 31)]);
+}
+
+#[test]
+fn a_document_has_at_most_a_hundred_sequences() {
+    let many = |count: usize| -> String {
+        let one = |index| {
+            format!("  s{index}: {{after: {{tools: [a]}}, then: {{tools: [b], decision: deny}}}}\n")
+        };
+        let all: String = (0..count).map(one).collect();
+        format!("sequences:\n{all}")
+    };
+    accepts(&many(100));
+    assert_eq!(errors(&many(101))[0].0, Code::TooLong);
+}
+
+#[test]
+fn a_sequence_that_changes_nothing_is_warned_of() {
+    let found = |rules: &str| {
+        let found = warnings(rules).into_iter();
+        found.map(|(code, path, ..)| (code, path)).collect::<Vec<_>>()
+    };
+    let idle = |path: &str| vec![(Code::IdleSequence, format!("spec.sequences.{path}"))];
+    let one = "sequences: {s: {after: {tools: [a]}, then: {tools: [b, c], decision: deny}}}";
+    assert_eq!(found(one), []);
+    assert_eq!(found(&format!("{one}\ntools: {{b: {{allow: false}}}}")), idle("s.then.tools[0]"));
+    let shut = format!("{one}\ncapabilities: {{deny: ['mcp_tool:c']}}");
+    assert_eq!(found(&shut), idle("s.then.tools[1]"));
+    let never = format!("{one}\ncapabilities: {{allow: ['mcp_tool:b', 'mcp_tool:c']}}");
+    assert_eq!(found(&never), idle("s.after.tools"));
+    assert_eq!(found(&format!("scope: tool:c\n{one}")), idle("s.then.tools[0]"));
+
+    let asking = |after: &str, then: &str| {
+        format!(
+            "sequences:\n  ask: {{after: {{{after}}}, then: {{tools: [{then}], decision: require_approval}}}}\n  \
+             deny: {{after: {{tools: [a, d], result_matches: x}}, then: {{tools: [b, c], decision: deny}}}}"
+        )
+    };
+    assert_eq!(found(&asking("tools: [a], result_matches: x", "b")), idle("ask"));
+    for (after, then) in [
+        ("tools: [a], result_matches: y", "b"),
+        ("tools: [a]", "b"),
+        ("result_matches: x", "b"),
+        ("tools: [a], result_matches: x", "b, e"),
+    ] {
+        assert_eq!(found(&asking(after, then)), [], "{after} {then}");
+    }
+}
+
+#[test]
+fn an_unknown_key_of_a_sequence_is_a_warning_with_its_neighbour() {
+    let checked = check_rules(
+        "sequences: {s: {after: {tools: [a], results_match: x}, then: {tools: [b], decision: deny}}}",
+    );
+    assert_eq!(checked.warnings[0].code, Code::UnknownKey);
+    assert_eq!(checked.warnings[0].path, "spec.sequences.s.after.results_match");
+}

@@ -153,6 +153,19 @@ const BUILTIN: &str = include_str!("../prices.json");
 const SHOWN: usize = 128;
 const MODEL_FIELDS: [&str; 4] = ["provider", "name", "aliases", "family"];
 
+// === impl PricedBy ===
+
+impl PricedBy {
+    /// The name in entries and in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Override => "override",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
 // === impl PriceTable ===
 
 impl PriceTable {

@@ -16,6 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         gateway: next()?.parse()?,
         api: next()?.parse()?,
         workspace_name: "victim".to_owned(),
+        allowed_destinations: Vec::new(),
     };
     let control_plane = ControlPlane::start(options).await?;
     let mut output = std::io::stdout().lock();

@@ -52,7 +52,12 @@ async fn decide(path: &Path, in_flight: u128) -> Result<RedbStats, Error> {
     let node = Node::start(of_node, Arc::new(clock.clone()), entropy, options).await?;
     let mac = MacKey::new("k1", &[3; 32])?;
     let keys = AuditKeys { log_seed: Zeroizing::new([9; 32]), mac };
-    let governance = Governance::start(node.clone(), keys, aa_chaos_tests::master_key::master_key(), GovernanceOptions::default());
+    let governance = Governance::start(
+        node.clone(),
+        keys,
+        aa_chaos_tests::outside::outside(),
+        GovernanceOptions::default(),
+    );
     let workspace: WorkspaceId = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse()?;
     governance.set_up_workspace(workspace, "counter").await?;
     let facts = AgentFacts {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use aa_policy::{
-    AgentPolicies, Amount, BudgetFacts, Facts, Outcome, Period, PolicySet, Spend, Suspension,
-    check, decide,
+    AgentPolicies, Amount, ArmedFacts, BudgetFacts, Facts, Outcome, Period, PolicySet, Spend,
+    Suspension, check, decide,
 };
 use aa_protocol::{Action, AgentFacts, NanoUsd, ReasonCode, Timestamp, Verdict};
 use arbitrary::Unstructured;
@@ -22,6 +22,8 @@ use self::{
 mod naive;
 #[path = "decision/world.rs"]
 mod world;
+
+struct Armed<'a>(&'a BTreeSet<String>);
 
 struct Budgets<'a>(&'a BTreeMap<String, Spending>);
 
@@ -47,6 +49,7 @@ fn compare(world: &World) {
             reasons: reasons(&outcome),
             approval: approval
                 .map(|terms| (terms.timeout_seconds, terms.roles.iter().cloned().collect())),
+            arms: outcome.arms.iter().map(ToString::to_string).collect(),
             applied: outcome.applied.iter().map(|policy| policy.name.to_string()).collect(),
             counted_limit: outcome.counted_limit,
         };
@@ -79,6 +82,7 @@ fn ask(policies: &AgentPolicies, agent: &AgentFacts, question: &Question) -> Out
         budgets: &Budgets(&question.spending),
         shared_budgets: &[],
         is_approved: false,
+        armed: &Armed(&question.armed),
         cost: Amount::new(NanoUsd(question.cost), 0).unwrap_or_default().into(),
     };
     let action: Action = parsed(&question.action);
@@ -107,7 +111,7 @@ fn reasons(outcome: &Outcome) -> Vec<Reason> {
 }
 
 fn asks(code: ReasonCode) -> bool {
-    matches!(code, ReasonCode::ApprovalRequired | ReasonCode::ApprovalConditionError)
+    code.asks_for_approval()
 }
 
 fn difference(told: &Answer, expected: &Answer) -> Option<&'static str> {
@@ -118,6 +122,7 @@ fn difference(told: &Answer, expected: &Answer) -> Option<&'static str> {
         () if set(told) != set(expected) => Some("the reasons differ"),
         () if told.approval != expected.approval => Some("the terms of approval differ"),
         () if told.applied != expected.applied => Some("other documents applied"),
+        () if told.arms != expected.arms => Some("other sequences are armed"),
         () if told.counted_limit != expected.counted_limit => Some("the counted limits differ"),
         () => None,
     }
@@ -128,6 +133,14 @@ fn describe(world: &World) -> String {
     let documents = documents.map(|document| format!("{}: {}", document.name, document.source));
     let documents: Vec<_> = documents.collect();
     format!("agent {}\n{}", world.agent, documents.join("\n"))
+}
+
+// === impl Armed ===
+
+impl ArmedFacts for Armed<'_> {
+    fn is_armed(&self, policy: &str, sequence: &str) -> bool {
+        self.0.contains(&format!("{policy}/{sequence}"))
+    }
 }
 
 // === impl Budgets ===

@@ -29,6 +29,7 @@ pub type PolicySources = BTreeMap<SourceKey, Vec<u8>>;
 /// in force when and how many calls were admitted in the hour before each decision; from its caller the
 /// sources of the revisions and the actions, of which entries have names and sizes only. Labels of agents
 /// are in no entry: agents registered with some, under policies that ask for them, cannot be judged here.
+/// Sessions are in no entry either: here nothing is ever armed, and what a sequence restrained counts as stricter.
 pub struct Replay<F> {
     action_of: F,
     /// By how much a change of policy and a decision beside it may seem to be in the other order: the time
@@ -217,6 +218,7 @@ impl<F: Fn(&ActionSummary<'_>) -> Option<Action>> Replay<F> {
             shared_budgets: &[],
             is_approved: false,
             cost: Cost::default(),
+            armed: &Unmetered,
         };
         let latest = entry.time.saturating_add(self.lag);
         let earliest = entry.time.saturating_sub(self.lag);

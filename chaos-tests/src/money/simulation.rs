@@ -222,8 +222,9 @@ impl Simulation {
             agent_idle: Duration::from_secs(300),
             // Checkpoints have tests of their own.
             checkpoint_every: Duration::from_secs(1_000_000_000),
+            verify_every: Duration::from_secs(1_000_000_000),
         };
-        let governance = Governance::start(node.clone(), keys, crate::master_key::master_key(), options);
+        let governance = Governance::start(node.clone(), keys, crate::outside::outside(), options);
         *self.door.lock() = Some(governance);
         if let Some(before) = self.node.replace(node) {
             tokio::spawn(async move { before.stop().await });

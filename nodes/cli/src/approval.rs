@@ -1,5 +1,6 @@
 //! `aasm approval`: what agents wait for, and people's answers.
 
+mod propose;
 mod show;
 mod watch;
 
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Approve(ApproveArguments),
     /// Refuse the action; the agent is told why
     Deny(DenyArguments),
+    /// Propose a rule, so that nobody is asked about the very same again
+    Propose(propose::Arguments),
     /// Show pending requests as they come and go
     Watch(WatchArguments),
 }
@@ -141,6 +144,7 @@ pub(crate) fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Fai
         Command::Show(arguments) => show(&arguments, terminal),
         Command::Approve(arguments) => approve(&arguments, terminal),
         Command::Deny(arguments) => deny(&arguments, terminal),
+        Command::Propose(arguments) => propose::run(&arguments, terminal),
         Command::Watch(arguments) => watch::run(&arguments, terminal),
     }
 }

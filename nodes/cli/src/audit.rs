@@ -1,5 +1,6 @@
 //! `aasm audit`: reading, following, exporting and verifying the audit log.
 
+mod alert_line;
 mod approval_line;
 mod budget_line;
 mod entry_line;

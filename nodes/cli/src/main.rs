@@ -8,6 +8,7 @@
 //! read and what programs read are written from the same values.
 
 mod agent;
+mod alert;
 mod api;
 mod approval;
 mod approver;
@@ -70,6 +71,9 @@ enum Command {
     /// See and set what models cost
     #[command(subcommand)]
     Price(price::Command),
+    /// Set who is told of what, and see what was not delivered
+    #[command(subcommand)]
+    Alert(alert::Command),
     /// Keep secrets and rotate the keys they are kept under
     #[command(subcommand)]
     Secret(secret::Command),
@@ -122,6 +126,7 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Approver(command) => approver::run(command, terminal),
         Command::Budget(command) => budget::run(command, terminal),
         Command::Price(command) => price::run(command, terminal),
+        Command::Alert(command) => alert::run(command, terminal),
         Command::Secret(command) => secret::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),
         Command::Key(command) => key::run(command, terminal),

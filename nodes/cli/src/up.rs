@@ -6,6 +6,7 @@ use std::{
 };
 
 use aa_control_plane::{ControlPlane, Options, Summary};
+use aa_notify::AllowedDestination;
 use aa_vault::{Swap, harden_process};
 use clap::Args;
 use serde::Serialize;
@@ -50,6 +51,10 @@ pub(crate) struct Arguments {
     /// Name of the workspace that the first start makes
     #[arg(long, default_value = "default", value_name = "NAME")]
     workspace: String,
+    /// What alerts may be sent to besides public addresses over TLS: a host, an address or a network such as
+    /// 10.1.0.0/16; may be given several times
+    #[arg(long = "allow-destination", value_name = "HOST")]
+    allowed_destinations: Vec<AllowedDestination>,
     /// Keep all memory out of swap, not only keys; takes CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK
     #[arg(long)]
     lock_memory: bool,
@@ -102,6 +107,7 @@ pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit,
         gateway: arguments.gateway,
         api: arguments.api,
         workspace_name: arguments.workspace,
+        allowed_destinations: arguments.allowed_destinations,
     };
     let swap = if arguments.lock_memory { Swap::Nothing } else { Swap::KeysOnly };
     match harden_process(swap) {

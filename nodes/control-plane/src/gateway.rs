@@ -214,7 +214,8 @@ impl Gateway {
         };
         let occurred_at =
             (occurred_at_unix_us > 0).then(|| Timestamp::from_micros(occurred_at_unix_us));
-        Ok(Report { id, trace, action, outcome, duration_us, occurred_at })
+        let session = caller.session;
+        Ok(Report { id, trace, action, outcome, duration_us, occurred_at, session })
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 pub mod agents;
+pub mod alerts;
 pub mod approvals;
 pub mod approvers;
 pub mod audit;
@@ -21,6 +22,7 @@ pub mod policies;
 pub mod prices;
 pub mod problem;
 pub mod secrets;
+mod slack;
 pub mod spending;
 pub mod usd;
 
@@ -150,6 +152,7 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(approvals::get_approval))
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::deny))
+        .routes(routes!(approvals::propose_rules))
         .routes(routes!(approvers::get_approvers))
         .routes(routes!(approvers::set_group, approvers::remove_group))
         .routes(routes!(approvers::set_team_chain, approvers::remove_team_chain))
@@ -159,6 +162,14 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(audit::export_entries))
         .routes(routes!(audit::get_checkpoint))
         .routes(routes!(audit::get_log_keys))
+        .routes(routes!(alerts::get_alerts))
+        .routes(routes!(alerts::set_destination, alerts::remove_destination))
+        .routes(routes!(alerts::test_destination))
+        .routes(routes!(alerts::set_rule, alerts::remove_rule))
+        .routes(routes!(alerts::list_dead_letters))
+        .routes(routes!(alerts::replay_dead_letters))
+        .routes(routes!(alerts::discard_dead_letters))
+        .routes(routes!(slack::take_interaction))
         .routes(routes!(secrets::list_secrets))
         .routes(routes!(secrets::set_secret, secrets::delete_secret))
         .routes(routes!(secrets::rotate_data_key))
@@ -173,7 +184,7 @@ fn preamble(info: ApiInfo) -> OpenApi {
         .title("Agent Assembly operator API")
         .version(info.version)
         .description(Some(
-            "Policies, agents, budgets, prices, approvals, secrets, audit log and API keys of one workspace: \
+            "Policies, agents, budgets, prices, approvals, alerts, secrets, audit log and API keys of one workspace: \
              the one the presented key belongs to. Errors are problem documents (RFC 9457).",
         ))
         .license(Some(

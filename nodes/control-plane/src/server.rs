@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-use aa_governance::{Governance, GovernanceError, GovernanceOptions};
+use aa_governance::{Governance, GovernanceError, GovernanceOptions, Outside};
+use aa_notify::{AllowedDestination, Guard, Roots, SendLimits, Sender, SenderError, SystemLookup};
 use aa_protocol::{WorkspaceId, wire};
 use aa_runtime::{Clock, Entropy, Node, NodeError, NodeOptions, SystemClock, SystemEntropy};
 use aa_store::{OpenError, RedbOptions, RedbStore, Store, StoreError};
@@ -43,6 +44,8 @@ pub struct Options {
     pub api: SocketAddr,
     /// The name of the workspace made on first start.
     pub workspace_name: String,
+    /// What alerts may be sent to besides public addresses over TLS.
+    pub allowed_destinations: Vec<AllowedDestination>,
 }
 
 /// What was started.
@@ -109,6 +112,9 @@ pub enum StartError {
     /// The master key of the vault cannot be used.
     #[error(transparent)]
     VaultKey(#[from] VaultKeyError),
+    /// Nobody could be told anything.
+    #[error("alerts cannot be sent: {0}")]
+    Sender(#[from] SenderError),
     /// A certificate cannot be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -203,8 +209,11 @@ impl ControlPlane {
         let has_secrets = Governance::has_secrets(&node).await?;
         let master = VaultConfig::read(&options.data)?;
         let master = master.open(&options.data, has_secrets, &clock).await?;
+        let guard = Guard::new(options.allowed_destinations);
+        let sender = alert_sender(guard)?;
+        let outside = Outside { master_key: master, sender: Arc::new(sender) };
         let governance =
-            Governance::start(node.clone(), secrets.audit, master, GovernanceOptions::default());
+            Governance::start(node.clone(), secrets.audit, outside, GovernanceOptions::default());
         let known = governance.workspaces().await?.first().copied();
         let workspace = known.unwrap_or_else(|| WorkspaceId::from_uuid(entropy.uuid()));
         let record = governance.set_up_workspace(workspace, &options.workspace_name).await?;
@@ -291,6 +300,18 @@ impl ControlPlane {
         }
         node.stop().await;
         ended
+    }
+}
+
+/// What tells people. A machine that trusts no certificate at all decides and records like any other.
+fn alert_sender(guard: Guard) -> Result<Sender, SenderError> {
+    let (lookup, limits) = (Arc::new(SystemLookup), SendLimits::default());
+    match Sender::new(guard.clone(), Arc::clone(&lookup) as _, &Roots::System, limits) {
+        Err(SenderError::Roots(why)) => {
+            tracing::warn!(why, "alerts over TLS will fail: install the CA certificates");
+            Sender::new(guard, lookup, &Roots::Only(Vec::new()), limits)
+        }
+        made => made,
     }
 }
 

@@ -12,8 +12,9 @@ use aa_control_plane::{
     throttle::FailureRate,
     token::{LIFETIME_SECONDS, SKEW_SECONDS, TokenKey},
 };
-use aa_governance::{AuditKeys, Governance, GovernanceOptions, Grant};
+use aa_governance::{AuditKeys, Governance, GovernanceOptions, Grant, Outside};
 use aa_ledger::MacKey;
+use aa_notify::{Guard, Roots, SendLimits, Sender, SystemLookup};
 use aa_protocol::{AgentId, Timestamp, WorkspaceId, wire::v1};
 use aa_runtime::{Clock, ManualClock, Node, NodeOptions, SystemClock, SystemEntropy};
 use aa_store::MemoryStore;
@@ -324,9 +325,18 @@ impl Still {
         .unwrap();
         let mac = MacKey::new("k1", &[7; 32]).unwrap();
         let master = EnvMasterKey::from_lookup("TEST_MASTER_KEY", None, |_| Some("A".repeat(43)));
-        let master = Arc::new(master.unwrap());
+        let roots = Roots::Only(Vec::new());
+        let limits = SendLimits::default();
+        let sender = Sender::new(
+            Guard::new(["127.0.0.0/8".parse().unwrap()]),
+            Arc::new(SystemLookup),
+            &roots,
+            limits,
+        );
+        let (master_key, sender) = (Arc::new(master.unwrap()), Arc::new(sender.unwrap()));
+        let outside = Outside { master_key, sender };
         let keys = AuditKeys { log_seed: [9; 32].into(), mac };
-        let governance = Governance::start(node, keys, master, GovernanceOptions::default());
+        let governance = Governance::start(node, keys, outside, GovernanceOptions::default());
         let workspace: WorkspaceId = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
         governance.set_up_workspace(workspace, "test").await.unwrap();
         let (_, key) = governance.set_up_key(workspace, "sdk", Grant::Agent).await.unwrap();

@@ -173,11 +173,11 @@ impl AgentActor {
         by: Option<(ApprovalId, ApprovalScope)>,
         now: Timestamp,
     ) {
-        let Some(asking) = self.judge(&check.request.action, now) else { return };
+        let Some(asking) = self.judge(&check.request, now) else { return };
         let decision = &asking.outcome().decision;
         let (digest, rule) =
             (digest(&check.request.action, decision), rule_digest(&check.request.action, decision));
-        let Some(judgement) = self.judge_approved(&check.request.action, now) else { return };
+        let Some(judgement) = self.judge_approved(&check.request, now) else { return };
         let Some((id, scope)) = by else {
             let particulars = Particulars {
                 detail: vec![("approval_scope", "session".to_owned())],
@@ -296,6 +296,7 @@ fn refused(judgement: &Judgement, reason: Reason) -> Judgement {
         decision,
         applied: outcome.applied.clone(),
         counted_limit: None,
+        arms: Vec::new(),
     })
 }
 
@@ -322,8 +323,7 @@ fn hash(parts: &[&[u8]], decision: &Decision) -> String {
         hasher.update(part);
     };
     parts.iter().for_each(|part| add(part));
-    let asks = [ReasonCode::ApprovalRequired, ReasonCode::ApprovalConditionError];
-    for reason in decision.reasons.iter().filter(|reason| asks.contains(&reason.code)) {
+    for reason in decision.reasons.iter().filter(|reason| reason.code.asks_for_approval()) {
         add(reason.policy.as_deref().unwrap_or_default().as_bytes());
         add(&reason.revision.unwrap_or_default().to_be_bytes());
         add(reason.path.as_deref().unwrap_or_default().as_bytes());

@@ -15,6 +15,7 @@ use super::{
     approving::{Approving, read_request},
     metering::{MAX_OPEN_CALLS, Metering},
     quote::OpenCall,
+    sequences::Armed,
     view::View,
 };
 use crate::{
@@ -62,6 +63,7 @@ impl AgentActor {
         let recent = read_recent(&mut *txn, workspace, shard.id, chain.position()).await?;
         let open = read_calls(&mut *txn, id).await?;
         let approving = read_approving(&mut *txn, id).await?;
+        let armed = Armed::read(&mut *txn, id).await?;
         let facts = record.as_ref().map(|record| &record.facts);
         let policies = View::new(cell, workspace, facts);
         Ok(Self {
@@ -74,6 +76,7 @@ impl AgentActor {
             rates,
             metering: Box::new(Metering::with_open(open)),
             approving: Box::new(approving),
+            armed,
             policies,
             waiting: VecDeque::new(),
         })

@@ -16,7 +16,7 @@ use aa_protocol::{Action, ActionId, Timestamp, Verdict};
 use aa_runtime::{Fault, Reply};
 
 use super::{
-    AgentActor, Answer, Check, NotRegistered,
+    AgentActor, Answer, Check, Known, NotRegistered, Request,
     particulars::Particulars,
     quote::{Basis, Charge, OpenCall, Quote, text_bytes},
     view::MeteredWindow,
@@ -88,7 +88,7 @@ impl AgentActor {
         }
         let prices = Arc::clone(&rules.prices);
         // What is refused anyway need not be paid.
-        let judged = self.judge(&check.request.action, now)?;
+        let judged = self.judge(&check.request, now)?;
         if judged.outcome().decision.verdict != Verdict::Allow {
             return Some(check);
         }
@@ -245,7 +245,7 @@ impl AgentActor {
                 self.conclude(parked.check, parked.also, *judgement, Particulars::nothing(), now);
             }
             Stage::Posting { call, charge } => {
-                let Some(judgement) = self.judge(&parked.check.request.action, now) else { return };
+                let Some(judgement) = self.judge(&parked.check.request, now) else { return };
                 let paid = Particulars::result(&parked.check.request.action, &call, charge);
                 self.conclude(parked.check, parked.also, judgement, paid, now);
             }
@@ -269,7 +269,7 @@ impl AgentActor {
             .map(|(window, _)| window.clone())
             .collect();
         let all_hold = holding.len() == answers.len();
-        let Some(judgement) = self.judge_paid(&check.request.action, &call, &answers, now) else {
+        let Some(judgement) = self.judge_paid(&check.request, &call, &answers, now) else {
             return;
         };
         let is_allowed = judgement.outcome().decision.verdict == Verdict::Allow;
@@ -350,7 +350,7 @@ impl AgentActor {
 
     fn judge_paid(
         &mut self,
-        action: &Action,
+        request: &Request,
         call: &Quote,
         answers: &[(WindowId, Asked)],
         now: Timestamp,
@@ -386,7 +386,9 @@ impl AgentActor {
             },
             enforced: window.enforced,
         }));
-        self.judge_with(action, answers, &shared, call.cost, false, now)
+        let known =
+            Known { answers, shared_budgets: &shared, cost: call.cost, ..Known::of(request) };
+        self.judge_with(&request.action, known, now)
     }
 }
 

@@ -103,12 +103,7 @@ impl Quote {
 
     /// Where the price is from, for entries.
     pub(super) fn priced_by(&self) -> &'static str {
-        match self.price.as_ref().map(|price| price.by) {
-            Some(PricedBy::Table) => "table",
-            Some(PricedBy::Override) => "override",
-            Some(PricedBy::Fallback) => "fallback",
-            None => "unknown",
-        }
+        self.price.as_ref().map_or("unknown", |price| price.by.as_str())
     }
 
     fn unpriced(amount: Amount, input_tokens: u64) -> Self {

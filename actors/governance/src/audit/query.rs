@@ -8,8 +8,9 @@ use aa_runtime::{
     Fault, ShardId,
     journal::{log_prefix, position},
 };
-use aa_store::{KeyRange, Order, Store, Transaction};
+use aa_store::{KeyRange, Order, Store, StoreError, Transaction};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -46,7 +47,7 @@ pub struct Page {
 }
 
 /// A place in every shard's log. Text form: `shard.position` pairs joined by `-`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor(BTreeMap<u16, u64>);
 
 /// A text that is no cursor.
@@ -178,14 +179,7 @@ impl Governance {
 
     async fn end_of_log(&self, workspace: WorkspaceId) -> Result<Cursor, GovernanceError> {
         let mut txn = self.services.node.store().begin().await?;
-        let mut cursor = Cursor::default();
-        for shard in 0..self.services.node.shard_count() {
-            let range = KeyRange::prefix(&log_prefix(workspace, ShardId(shard)));
-            let last = txn.range_snapshot(&range, 1, Order::Reverse).await?;
-            let end = last.first().and_then(|(key, _)| position(key)).map_or(0, |at| at + 1);
-            cursor.0.insert(shard, end);
-        }
-        Ok(cursor)
+        Ok(Cursor::at_end(&mut *txn, workspace, self.services.node.shard_count()).await?)
     }
 }
 
@@ -293,6 +287,34 @@ impl Filter {
 }
 
 // === impl Cursor ===
+
+impl Cursor {
+    /// Where the logs of a workspace end now.
+    pub(crate) async fn at_end(
+        txn: &mut dyn Transaction,
+        workspace: WorkspaceId,
+        shards: u16,
+    ) -> Result<Self, StoreError> {
+        let mut cursor = Self::default();
+        for shard in 0..shards {
+            let range = KeyRange::prefix(&log_prefix(workspace, ShardId(shard)));
+            let last = txn.range_snapshot(&range, 1, Order::Reverse).await?;
+            let end = last.first().and_then(|(key, _)| position(key)).map_or(0, |at| at + 1);
+            cursor.set(shard, end);
+        }
+        Ok(cursor)
+    }
+
+    /// The place in a shard's log.
+    pub(crate) fn of(&self, shard: u16) -> u64 {
+        self.0.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// Moves the place in a shard's log.
+    pub(crate) fn set(&mut self, shard: u16, position: u64) {
+        self.0.insert(shard, position);
+    }
+}
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

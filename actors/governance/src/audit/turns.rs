@@ -20,14 +20,14 @@ pub(crate) struct Turns {
 
 /// A workspace's place in the order, for as long as a reader of it is at work.
 #[derive(Clone, Debug)]
-pub(in crate::audit) struct Queue {
+pub(crate) struct Queue {
     workspace: Arc<Semaphore>,
     node: Arc<Semaphore>,
 }
 
 /// The right to work on one slice.
 #[derive(Debug)]
-pub(in crate::audit) struct Turn {
+pub(crate) struct Turn {
     _node: OwnedSemaphorePermit,
     _workspace: OwnedSemaphorePermit,
 }
@@ -41,7 +41,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    pub(in crate::audit) fn queue(&self, workspace: WorkspaceId) -> Queue {
+    pub(crate) fn queue(&self, workspace: WorkspaceId) -> Queue {
         let mut workspaces = self.workspaces.lock();
         let known = workspaces.get(&workspace).and_then(Weak::upgrade);
         let own = known.unwrap_or_else(|| {
@@ -58,7 +58,7 @@ impl Turns {
 
 impl Queue {
     /// Waits for a turn; `None` if there will be none, which only a closed queue could mean.
-    pub(in crate::audit) async fn turn(&self) -> Option<Turn> {
+    pub(crate) async fn turn(&self) -> Option<Turn> {
         // The workspace's first: one of its readers at most waits among the others'.
         let workspace = Arc::clone(&self.workspace).acquire_owned().await.ok()?;
         let node = Arc::clone(&self.node).acquire_owned().await.ok()?;

@@ -12,7 +12,7 @@ use crate::{
     keys,
     permission::{ManageSecrets, Permit, ReadSecrets},
     secret_record::{SecretStatus, VaultStatus},
-    vault::{NewSecret, SecretError, VaultMessage},
+    vault::{NewSecret, SecretError, VaultMessage, is_behind},
 };
 
 /// Key rings looked at at a time.
@@ -106,7 +106,7 @@ impl Governance {
         workspace: WorkspaceId,
         name: SecretName,
     ) -> Result<SecretValue, GovernanceError> {
-        self.ask_vault(workspace, |reply| VaultMessage::Open(name, reply)).await
+        Ok(self.services.open_secret(workspace, name).await??)
     }
 
     async fn ask_vault<T: Send + 'static>(
@@ -147,7 +147,8 @@ impl Governance {
                     continue;
                 };
                 in_use.iter_mut().for_each(|in_use| in_use.extend(ring.master_keys()));
-                if ring.is_rotating() || ring.is_due(now) {
+                let master = &*self.services.master_key;
+                if ring.is_rotating() || ring.is_due(now) || is_behind(&ring, master) {
                     self.services.send_vault(&ring.workspace(), VaultMessage::Tend);
                 }
             }

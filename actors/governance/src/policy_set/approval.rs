@@ -8,7 +8,7 @@ use aa_runtime::Reply;
 
 use super::{Change, PolicySetActor};
 use crate::{
-    approvers::{ApprovalChain, ApproverGroup, ApproversError},
+    approvers::{ApprovalChain, ApproverGroup, ApproversError, Stage},
     keys, stored,
 };
 
@@ -67,8 +67,9 @@ impl PolicySetActor {
                 self.approvers = Arc::new(approvers);
                 let key = space.with("chain").key(&chain.team);
                 let stages = chain.stages.iter();
-                let stages: Vec<_> =
-                    stages.map(|stage| format!("{}:{}%", stage.group, stage.share)).collect();
+                let stages: Vec<_> = stages
+                    .map(|Stage { group, needed, share }| format!("{group}:{needed}@{share}%"))
+                    .collect();
                 let stages = stages.join(",");
                 let detail = [
                     ("change", "chain_set"),

@@ -80,6 +80,7 @@ impl VaultActor {
             secrets,
             bytes,
             version,
+            refused: None,
             is_stepping: false,
         })
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use aa_protocol::Timestamp;
 use aa_runtime::{Fault, Record, Reply};
-use aa_vault::{DATA_KEY_LIFETIME, RingChange, VaultError, rotation::RotationStep};
+use aa_vault::{
+    DATA_KEY_LIFETIME, KeyRing, MasterKey, RingChange, VaultError, rotation::RotationStep,
+};
 
 use super::{STEP_AGAIN, SecretError, VaultActor, VaultMessage, ring_write};
 use crate::{
@@ -14,6 +16,12 @@ use crate::{
     secret_record::{SecretRecord, VaultStatus},
     stored,
 };
+
+/// Whether a data key is not under the master key that wraps now.
+pub(crate) fn is_behind(ring: &KeyRing, master: &dyn MasterKey) -> bool {
+    let newest = master.id();
+    ring.rewrap().is_some() || ring.live().any(|(_, wrapped)| wrapped.master != newest)
+}
 
 impl VaultActor {
     pub(super) async fn rotate(
@@ -45,8 +53,9 @@ impl VaultActor {
     ) {
         let master = Arc::clone(&self.services.master_key);
         let change = match self.vault().await {
-            // Asked again while it is under way, it goes on to the key it is going to.
-            Ok(vault) if vault.ring().rewrap().is_some() => Ok(vault.rotate_master(&*master)),
+            // Keys that are on their way, or not under the newest key yet, go there first: however many workspaces
+            // rotate, they share the keys that are made for it.
+            Ok(vault) if is_behind(vault.ring(), &*master) => Ok(vault.rotate_master(&*master)),
             Ok(vault) => match master.renew(now) {
                 Ok(()) => Ok(vault.rotate_master(&*master)),
                 Err(error) => Err(VaultError::MasterKey(error.into()).into()),
@@ -99,6 +108,21 @@ impl VaultActor {
         }
         if !self.is_stepping && ring.is_rotating() {
             self.step(now).await;
+            return;
+        }
+        // What another workspace has renewed, or another provider configured, must not hold the former key for ever.
+        let master = Arc::clone(&self.services.master_key);
+        if !self.is_stepping && is_behind(ring, &*master) {
+            match self.vault().await.map(|vault| vault.rotate_master(&*master)) {
+                Ok(change) => {
+                    let target = master.id().to_string();
+                    let detail = [("change", "master_rotated"), ("master", target.as_str())];
+                    self.begin(change, None, &detail, now, Reply::ignored());
+                }
+                Err(error) => tracing::warn!(
+                    workspace = %self.workspace, %error, "data keys stay under a former master key"
+                ),
+            }
         }
     }
 

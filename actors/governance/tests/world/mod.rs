@@ -6,11 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use aa_governance::{
-    AuditKeys, Governance, GovernanceOptions, Grant, Permit, Principal,
+    AuditKeys, Governance, GovernanceOptions, Grant, Outside, Permit, Principal,
     agent::{AgentKeyId, Answer, NotRegistered, Request},
     permission::Operation,
 };
 use aa_ledger::MacKey;
+use aa_notify::{Guard, Lookup, Roots, SendLimits, Sender};
 use aa_protocol::{Action, ActionId, AgentFacts, AgentId, GovernanceLevel, Timestamp, WorkspaceId};
 use aa_runtime::{Clock, Fault, ManualClock, Node, NodeOptions, Reply, SeededEntropy};
 use aa_store::{Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
@@ -64,7 +65,7 @@ impl World {
             mac: MacKey::new("k1", &MAC_SECRET).unwrap(),
         };
         let governance =
-            Governance::start(node.clone(), keys, master_key(), GovernanceOptions::default());
+            Governance::start(node.clone(), keys, outside(), GovernanceOptions::default());
         let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
         Self { governance, node, clock, faults, store, workspace }
     }
@@ -166,10 +167,23 @@ impl World {
     }
 }
 
-/// One that is the same in every process.
-pub(crate) fn master_key() -> Arc<EnvMasterKey> {
+/// Resolves nothing: tests stay on this machine.
+struct NoNames;
+
+#[async_trait::async_trait]
+impl Lookup for NoNames {
+    async fn lookup(&self, host: &str) -> std::io::Result<Vec<std::net::IpAddr>> {
+        Err(std::io::Error::other(format!("{host} is not looked up in a test")))
+    }
+}
+
+/// The same in every process: a master key, and a sender that may dial this machine.
+pub(crate) fn outside() -> Outside {
     let key = EnvMasterKey::from_lookup("TEST_MASTER_KEY", None, |_| Some("A".repeat(43)));
-    Arc::new(key.unwrap())
+    let guard = Guard::new(["127.0.0.0/8".parse().unwrap()]);
+    let roots = Roots::Only(Vec::new());
+    let sender = Sender::new(guard, Arc::new(NoNames), &roots, SendLimits::default());
+    Outside { master_key: Arc::new(key.unwrap()), sender: Arc::new(sender.unwrap()) }
 }
 
 pub(crate) fn verify(text: &[u8]) -> aa_ledger::Report {

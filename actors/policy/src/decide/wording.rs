@@ -84,6 +84,22 @@ impl<'a> Wording<'a> {
         )
     }
 
+    pub(super) fn sequence_denied(&self, tool: &str, sequence: &str) -> String {
+        format!(
+            "the sequence {} denies the tool {} for the rest of the session, since an earlier result armed it",
+            quoted(sequence),
+            self.tool(tool)
+        )
+    }
+
+    pub(super) fn sequence_requires_approval(&self, tool: &str, sequence: &str) -> String {
+        format!(
+            "a person must approve the call of {}, because an earlier result of the session armed the sequence {}",
+            self.tool(tool),
+            quoted(sequence)
+        )
+    }
+
     pub(super) fn price_unknown(&self, action: &Action) -> String {
         let model = match action {
             Action::LlmCall { model, .. } if self.model_is_quotable => quoted(model),

@@ -47,8 +47,20 @@ impl FileKeeper {
         Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn replace(&self, key: FileMasterKey) {
-        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    /// The key as the file has it now: another process may have added to it. What is known stays where it cannot be read.
+    fn refreshed(&self) -> Arc<FileMasterKey> {
+        // Read under the lock, so that an older content never takes the place of a newer one.
+        let mut known = self.key.write().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(key) = FileMasterKey::open(&self.path) {
+            *known = Arc::new(key);
+        }
+        Arc::clone(&known)
+    }
+
+    /// A key that has the generation, if there is one.
+    fn with(&self, id: &MasterKeyId) -> Arc<FileMasterKey> {
+        let key = self.key();
+        if key.opens(id) { key } else { self.refreshed() }
     }
 
     fn not_renewed(&self, error: &FileKeyError) -> MasterKeyNotRenewed {
@@ -59,11 +71,11 @@ impl FileKeeper {
 #[async_trait]
 impl MasterKey for FileKeeper {
     fn id(&self) -> MasterKeyId {
-        self.key().id()
+        self.refreshed().id()
     }
 
     fn opens(&self, id: &MasterKeyId) -> bool {
-        self.key().opens(id)
+        self.with(id).opens(id)
     }
 
     fn describe(&self) -> String {
@@ -75,7 +87,7 @@ impl MasterKey for FileKeeper {
         key: &DataKey,
         context: &WrapContext,
     ) -> Result<WrappedKey, MasterKeyError> {
-        self.key().wrap(key, context).await
+        self.refreshed().wrap(key, context).await
     }
 
     async fn unwrap(
@@ -83,12 +95,13 @@ impl MasterKey for FileKeeper {
         wrapped: &WrappedKey,
         context: &WrapContext,
     ) -> Result<DataKey, MasterKeyError> {
-        self.key().unwrap(wrapped, context).await
+        self.with(&wrapped.master).unwrap(wrapped, context).await
     }
 
     fn renew(&self, now: Timestamp) -> Result<(), MasterKeyNotRenewed> {
-        let key = FileMasterKey::add(&self.path, now).map_err(|error| self.not_renewed(&error))?;
-        self.replace(key);
+        let added = FileMasterKey::add(&self.path, now);
+        added.map_err(|error| self.not_renewed(&error))?;
+        self.refreshed();
         Ok(())
     }
 
@@ -97,13 +110,14 @@ impl MasterKey for FileKeeper {
         in_use: &BTreeSet<MasterKeyId>,
         replaced_before: Timestamp,
     ) -> Result<(), MasterKeyNotRenewed> {
-        let key = self.key();
+        let key = self.refreshed();
         let successors = key.generations().skip(1).map(|(_, created_at)| created_at);
         let replaced = key.generations().zip(successors).filter(|(_, at)| *at < replaced_before);
         for ((id, _), _) in replaced.filter(|((id, _), _)| !in_use.contains(*id)) {
-            let left = FileMasterKey::remove(&self.path, id, in_use);
-            self.replace(left.map_err(|error| self.not_renewed(&error))?);
+            let removed = FileMasterKey::remove(&self.path, id, in_use);
+            removed.map_err(|error| self.not_renewed(&error))?;
         }
+        self.refreshed();
         Ok(())
     }
 }

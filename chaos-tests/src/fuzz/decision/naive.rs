@@ -31,6 +31,8 @@ pub(super) struct Question {
     pub(super) rates: BTreeMap<String, u64>,
     /// Spending by document.
     pub(super) spending: BTreeMap<String, Spending>,
+    /// What is armed, as `document/sequence`.
+    pub(super) armed: BTreeSet<String>,
     /// Nano-USD.
     pub(super) cost: i64,
     /// Microseconds since the epoch.
@@ -55,6 +57,8 @@ pub(super) struct Answer {
     /// Seconds and roles.
     pub(super) approval: Option<(u64, BTreeSet<String>)>,
     pub(super) applied: Vec<String>,
+    /// What it arms anew, as `document/sequence`.
+    pub(super) arms: Vec<String>,
     pub(super) counted_limit: Option<u64>,
 }
 
@@ -88,7 +92,7 @@ pub(super) fn answer(documents: &[Document], agent: &Value, question: &Question)
     }
     let mut requests: Vec<Reason> = Vec::new();
     let mut approval: Option<(u64, BTreeSet<String>)> = None;
-    let checks: [Check; 9] = [
+    let checks: [Check; 10] = [
         schedule,
         |document, _, question| capability(document, question, 0),
         |document, _, question| capability(document, question, 1),
@@ -96,6 +100,7 @@ pub(super) fn answer(documents: &[Document], agent: &Value, question: &Question)
         tool,
         data,
         rate,
+        sequences,
         conditions,
         budget,
     ];
@@ -105,7 +110,9 @@ pub(super) fn answer(documents: &[Document], agent: &Value, question: &Question)
                 let reason = (code, Some(document.name.clone()), Some(full_path(document, &path)));
                 let asks = matches!(
                     code,
-                    ReasonCode::ApprovalRequired | ReasonCode::ApprovalConditionError
+                    ReasonCode::ApprovalRequired
+                        | ReasonCode::ApprovalConditionError
+                        | ReasonCode::SequenceRequiresApproval
                 );
                 if asks {
                     requests.push(reason);
@@ -119,14 +126,17 @@ pub(super) fn answer(documents: &[Document], agent: &Value, question: &Question)
         }
     }
 
+    let arms = Vec::new();
     let applied: Vec<String> = applicable.iter().map(|document| document.name.clone()).collect();
     if !denials.is_empty() {
         let verdict = Verdict::Deny;
-        return Answer { verdict, reasons: denials, approval: None, applied, counted_limit: None };
+        let reasons = denials;
+        return Answer { verdict, reasons, approval: None, applied, arms, counted_limit: None };
     }
     if !requests.is_empty() {
         let verdict = Verdict::RequireApproval;
-        return Answer { verdict, reasons: requests, approval, applied, counted_limit: None };
+        let reasons = requests;
+        return Answer { verdict, reasons, approval, applied, arms, counted_limit: None };
     }
     let mut admitted = Vec::new();
     let mut counted_limit = None;
@@ -135,7 +145,17 @@ pub(super) fn answer(documents: &[Document], agent: &Value, question: &Question)
         let limit = tool_rule(document, question).and_then(|rule| rule["limit_per_hour"].as_u64());
         counted_limit = counted_limit.max(limit);
     }
-    Answer { verdict: Verdict::Allow, reasons: admitted, approval: None, applied, counted_limit }
+    // Every document that covers the agent is armed, and every `tool:` document.
+    let mut arms = Vec::new();
+    let mut watching: Vec<&Document> = documents.iter().collect();
+    watching.sort_by(|a, b| a.name.cmp(&b.name));
+    for document in watching {
+        if covers_agent(scope(document), agent) || scope(document).starts_with("tool:") {
+            arms.extend(armed_by(document, question));
+        }
+    }
+    let verdict = Verdict::Allow;
+    Answer { verdict, reasons: admitted, approval: None, applied, arms, counted_limit }
 }
 
 /// The sections, wherever the format keeps them.
@@ -343,6 +363,49 @@ fn rate(document: &Document, _: &Value, question: &Question) -> Violations {
         }
         _ => Vec::new(),
     }
+}
+
+fn sequences(document: &Document, _: &Value, question: &Question) -> Violations {
+    let mut violations = Vec::new();
+    let Some(tool) = tool_called(&question.action) else { return violations };
+    for (name, sequence) in sections(document)["sequences"].as_object().into_iter().flatten() {
+        let restricts = lists(&sequence["then"]["tools"], tool);
+        if restricts && question.armed.contains(&format!("{}/{name}", document.name)) {
+            let code = match sequence["then"]["decision"].as_str() {
+                Some("deny") => ReasonCode::SequenceDenied,
+                _ => ReasonCode::SequenceRequiresApproval,
+            };
+            violations.push((code, format!("sequences.{name}")));
+        }
+    }
+    violations
+}
+
+/// What a result that reaches the agent arms in one document.
+fn armed_by(document: &Document, question: &Question) -> Vec<String> {
+    let mut arms = Vec::new();
+    let (action, tool) = (&question.action, question.action["tool"].as_str());
+    let Some(tool) = tool.filter(|_| action["kind"] == "tool_result") else { return arms };
+    for (name, sequence) in sections(document)["sequences"].as_object().into_iter().flatten() {
+        let after = &sequence["after"];
+        let of_tool = after.get("tools").is_none_or(|tools| lists(tools, tool));
+        let matches = after["result_matches"].as_str().is_none_or(|pattern| {
+            let regex = regex::Regex::new(&super::world::in_rust_syntax(pattern));
+            let regex = regex.expect("generated from a list");
+            let mut texts = Vec::new();
+            collect(&action["content"], &mut texts);
+            texts.iter().any(|text| regex.is_match(text))
+        });
+        let name = format!("{}/{name}", document.name);
+        if of_tool && matches && !question.armed.contains(&name) {
+            arms.push(name);
+        }
+    }
+    arms
+}
+
+fn lists(list: &Value, wanted: &str) -> bool {
+    list.as_array().into_iter().flatten().any(|listed| *listed == *wanted)
 }
 
 fn conditions(document: &Document, agent: &Value, question: &Question) -> Violations {

@@ -1,6 +1,6 @@
 //! Small worlds in which rules often match: documents, agents, actions and times over a few names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::{Result, Unstructured};
 use serde_json::{Map, Value, json};
@@ -179,6 +179,8 @@ const CLOCKS: [&str; 10] =
 const ZONES: [&str; 5] =
     ["UTC", "Asia/Taipei", "Asia/Kolkata", "America/New_York", "Europe/Berlin"];
 
+const SEQUENCES: [&str; 3] = ["mail-after-secret", "a", "Z_1"];
+
 const USD: i64 = 1_000_000_000;
 
 /// The pattern as the `regex` crate writes it.
@@ -204,6 +206,11 @@ impl World {
             let source = document(input, &name)?;
             for question in &mut questions {
                 question.spending.insert(name.clone(), spent(input, &source)?);
+                for sequence in SEQUENCES {
+                    if input.ratio(1, 2)? {
+                        question.armed.insert(format!("{name}/{sequence}"));
+                    }
+                }
             }
             documents.push(Document { name, source });
         }
@@ -221,6 +228,7 @@ fn question(input: &mut Unstructured<'_>) -> Result<Question> {
         suspended: input.ratio(1, 16)?,
         rates,
         spending: BTreeMap::new(),
+        armed: BTreeSet::new(),
         cost: *input.choose(&[0, 0, 1, USD / 2, USD, 30 * USD, i64::MAX])?,
         now: moment(input)?,
     })
@@ -361,6 +369,9 @@ fn document(input: &mut Unstructured<'_>, name: &str) -> Result<Value> {
     if input.ratio(1, 4)? {
         put("approval", approval(input)?);
     }
+    if input.ratio(1, 4)? {
+        put("sequences", sequences(input)?);
+    }
     if input.ratio(1, 16)? {
         put("x-later", json!({"unknown": [1]}));
     }
@@ -468,6 +479,38 @@ fn capabilities(input: &mut Unstructured<'_>) -> Result<Value> {
         capabilities.insert(member.to_owned(), json!(listed));
     }
     Ok(Value::Object(capabilities))
+}
+
+fn sequences(input: &mut Unstructured<'_>) -> Result<Value> {
+    let mut sequences = Map::new();
+    for name in SEQUENCES {
+        if !input.ratio(1, 2)? {
+            continue;
+        }
+        let mut after = Map::new();
+        let kinds = input.int_in_range(1..=3)?;
+        if kinds & 1 != 0 {
+            after.insert("tools".to_owned(), some_tools(input)?);
+        }
+        if kinds & 2 != 0 {
+            after.insert("result_matches".to_owned(), json!(input.choose(&PATTERNS)?.0));
+        }
+        let decision = input.choose(&["deny", "require_approval"])?;
+        let then = json!({"tools": some_tools(input)?, "decision": decision});
+        sequences.insert(name.to_owned(), json!({"after": after, "then": then}));
+    }
+    Ok(Value::Object(sequences))
+}
+
+fn some_tools(input: &mut Unstructured<'_>) -> Result<Value> {
+    let first = *input.choose(&TOOLS)?;
+    let mut tools = vec![first];
+    for tool in TOOLS {
+        if tool != first && input.ratio(1, 3)? {
+            tools.push(tool);
+        }
+    }
+    Ok(json!(tools))
 }
 
 fn approval(input: &mut Unstructured<'_>) -> Result<Value> {

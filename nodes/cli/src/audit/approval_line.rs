@@ -71,9 +71,25 @@ fn of_approvers<'a>(change: &str, text: impl Fn(&str) -> Option<&'a str>) -> Opt
             Some(format!("approver group {name} set: {needed} of {members}"))
         }
         "group_removed" => Some(format!("approver group {} removed", text("name")?)),
-        "chain_set" => Some(format!("{} set: {}", chain()?, text("stages")?.replace(',', ", "))),
+        "chain_set" => {
+            let stages: Vec<_> = text("stages")?.split(',').map(stage).collect();
+            Some(format!("{} set: {}", chain()?, stages.join(", then ")))
+        }
         "chain_removed" => Some(format!("{} removed", chain()?)),
         _ => None,
+    }
+}
+
+/// `group:needed@share%` in words; as it is in entries of an earlier form.
+fn stage(text: &str) -> String {
+    let parts = text.rsplit_once(':').and_then(|(group, rest)| {
+        let (needed, share) = rest.split_once('@')?;
+        Some((group, needed, share))
+    });
+    match parts {
+        None => text.to_owned(),
+        Some(("", needed, share)) => format!("{needed} of the owners and admins {share}"),
+        Some((group, needed, share)) => format!("{needed} of {group} {share}"),
     }
 }
 
@@ -145,8 +161,8 @@ mod tests {
             ),
             ("change=group_removed;name=leads", "approver group leads removed"),
             (
-                "change=chain_set;stages=leads:60%,directors:40%;team=x",
-                "approval chain of team x set: leads:60%, directors:40%",
+                "change=chain_set;stages=leads:1@60%,directors:2@40%;team=x",
+                "approval chain of team x set: 1 of leads 60%, then 2 of directors 40%",
             ),
             ("change=chain_removed;team=", "approval chain of the workspace removed"),
         ] {

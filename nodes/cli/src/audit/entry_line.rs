@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aa_ledger::{Entry, Kind, Stream};
 use aa_protocol::{Reason, Verdict};
 
-use super::{approval_line, budget_line, secret_line};
+use super::{alert_line, approval_line, budget_line, secret_line};
 use crate::{
     moment::short,
     terminal::{Style, printable},
@@ -61,7 +61,8 @@ impl EntryLines {
         let event = budget_line::describe(entry, |id| self.name(id));
         let event = event
             .or_else(|| approval_line::describe(entry))
-            .or_else(|| secret_line::describe(entry));
+            .or_else(|| secret_line::describe(entry))
+            .or_else(|| alert_line::describe(entry));
         if let Some(event) = event {
             return format!("{text}  {}", printable(&event));
         }

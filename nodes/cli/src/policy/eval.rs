@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aa_policy::{Facts, decide};
+use aa_policy::{Outcome, Rehearsal};
 use aa_protocol::{
     Action, AgentFacts, AgentId, Decision, GovernanceLevel, JsonError, Reason, Timestamp, Verdict,
     parse_json,
@@ -47,6 +47,10 @@ pub(crate) struct Arguments {
     /// When the action happens. Without it: now
     #[arg(long, value_name = "RFC3339")]
     at: Option<Timestamp>,
+    /// An action of the same session that came before, as JSON; repeat it for several, in their order. Each
+    /// is decided too, and an admitted one leaves behind what it does: a result that arms a sequence, a counted call
+    #[arg(long, value_name = "FILE")]
+    after: Vec<PathBuf>,
     /// How often a tool was called in the hour before, for rate limits
     #[arg(long = "calls", value_name = "TOOL=N", value_parser = parse_calls)]
     calls: Vec<(String, u64)>,
@@ -81,13 +85,24 @@ pub(crate) fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit
         Some(path) => read_json(path, MAX_AGENT, "an agent")?,
         None => anonymous(),
     };
-    let except = [Some(&arguments.action), arguments.agent.as_ref()];
-    let except: Vec<&Path> = except.into_iter().flatten().map(PathBuf::as_path).collect();
+    let earlier = arguments
+        .after
+        .iter()
+        .map(|path| Ok((path, read_json(path, MAX_ACTION, "an action")?)))
+        .collect::<Result<Vec<(&PathBuf, Action)>, Failure>>()?;
+    let except = [&arguments.action].into_iter().chain(&arguments.agent).chain(&arguments.after);
+    let except: Vec<&Path> = except.map(PathBuf::as_path).collect();
     let loaded = LoadedSet::load(&arguments.policies, &except, terminal)?;
-    let calls: BTreeMap<String, u64> = arguments.calls.iter().cloned().collect();
-    let facts = Facts { rates: &calls, ..Facts::of(&agent) };
+    let policies = loaded.set.for_agent(&agent);
     let at = arguments.at.unwrap_or_else(now);
-    let outcome = decide(&loaded.set.for_agent(&agent), &facts, &action, at);
+    let mut session = Rehearsal::new(arguments.calls.iter().cloned().collect());
+    for (path, action) in &earlier {
+        let outcome = session.step(&policies, &agent, action, at);
+        if matches!(arguments.format, Format::Text) {
+            show_earlier(path, &outcome, terminal)?;
+        }
+    }
+    let outcome = session.step(&policies, &agent, &action, at);
     match arguments.format {
         Format::Json => terminal.json_line(&PlainDecision::from(&outcome.decision))?,
         Format::Text => show(&outcome.decision, &loaded, terminal)?,
@@ -124,6 +139,22 @@ fn parse_calls(text: &str) -> Result<(String, u64), String> {
         (!tool.is_empty()).then(|| (tool.to_owned(), count))
     });
     parsed.ok_or_else(|| "write it as TOOL=N, such as bash=10".to_owned())
+}
+
+/// One line for an action that came before: what became of it, and what it left behind.
+fn show_earlier(path: &Path, outcome: &Outcome, terminal: &mut Terminal) -> Result<(), Failure> {
+    let mut line = format!("after {}: {}", input::shown(path), outcome.decision.verdict);
+    if outcome.decision.verdict != Verdict::Allow
+        && let Some(reason) = outcome.decision.reasons.first()
+    {
+        line += &format!(", {}", reason.code);
+    }
+    if !outcome.arms.is_empty() {
+        let arms: Vec<_> = outcome.arms.iter().map(ToString::to_string).collect();
+        line += &format!(", arms {}", arms.join(", "));
+    }
+    terminal.line(printable(&line))?;
+    Ok(())
 }
 
 fn show(decision: &Decision, loaded: &LoadedSet, terminal: &mut Terminal) -> Result<(), Failure> {

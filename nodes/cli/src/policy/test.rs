@@ -24,6 +24,11 @@ A test file stands beside the policies it tests:
       action: {kind: process_exec, argv: [bash]}
       at: 2026-11-23T09:30:00Z
       expect: {verdict: deny, code: capability_denied}
+    - name: what was read does not leave
+      after: [{kind: tool_result, tool: read_file, content: confidential}]
+      action: {kind: tool_call, tool: send_email}
+      at: 2026-11-23T09:30:00Z
+      expect: {verdict: require_approval, code: sequence_requires_approval}
 
 Exit codes:
   0  every case passes

@@ -201,3 +201,38 @@ fn wrong_usage_is_said_before_anything_is_asked() {
     let err = approver("group set a --member aak_0123456789_secret");
     assert!(err.contains("the id of a key") && !err.contains("secret"), "{err}");
 }
+
+#[test]
+fn a_rule_is_proposed_from_a_request_written_and_put_in_force() {
+    let up = asking();
+    let id = call_bash(&up, "df -h");
+    let proposed = up.run(&["approval", "propose", &id[..8]]).exits(0);
+    assert_eq!(
+        proposed.out,
+        "policy ask, revision 1, line 6, spec.tools.bash.requires_approval_if\n- true\n\
+         + !(args == {\"cmd\": \"df -h\"}) && (true)\n"
+    );
+    assert!(proposed.err.starts_with("nothing is in force by this"), "{}", proposed.err);
+    let directory = up.path("rules");
+    std::fs::create_dir(&directory).unwrap();
+    let write = ["approval", "propose", &id, "--out", text(&directory)];
+    up.run(&write).exits(0);
+    let document = directory.join("ask.yaml");
+    run(aasm().args(["policy", "check", text(&document)])).exits(0);
+    let there = up.run(&write).exits(2);
+    assert!(there.err.contains("cannot write"), "{}", there.err);
+
+    let viewer = key(&up, "viewer").0;
+    let refused = up.run_as(&viewer, &["approval", "propose", &id, "--apply"]).exits(1);
+    assert!(refused.err.contains("may not change policies"), "{}", refused.err);
+    let applied = up.run(&["approval", "propose", &id, "--apply"]).exits(0).out;
+    assert!(applied.ends_with("in force: ask, revision 2\n"), "{applied}");
+    let team = "platform".to_owned();
+    let spec = AgentSpec { name: "researcher".to_owned(), team, ..AgentSpec::default() };
+    let call = |command: &str| {
+        let args = json!({"cmd": command}).as_object().unwrap().clone();
+        Action::ToolCall { tool: "bash".to_owned(), args }
+    };
+    let verdicts = ask(&up, spec, [call("df -h"), call("df -H")]);
+    assert_eq!(verdicts, [Verdict::Allow, Verdict::RequireApproval]);
+}

@@ -12,7 +12,7 @@ const FRUGAL: &str = "apiVersion: agent-assembly/v1\nkind: Policy\nmetadata: {na
 
 /// Registers an agent of the team `platform` and asks for calls of a model, each with an answer of at most so many
 /// tokens.
-fn call(up: &Up, agent: &str, tokens: &[u64]) -> Vec<Verdict> {
+pub(crate) fn call(up: &Up, agent: &str, tokens: &[u64]) -> Vec<Verdict> {
     let team = "platform".to_owned();
     let spec = AgentSpec { name: agent.to_owned(), team, ..AgentSpec::default() };
     let calls = tokens.iter().map(|tokens| Action::LlmCall {

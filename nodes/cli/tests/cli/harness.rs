@@ -101,11 +101,17 @@ impl Up {
 
     /// Starts one on the data of an earlier one.
     pub(crate) fn start_in(directory: TempDir) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    /// The same with further options.
+    pub(crate) fn start_with(directory: TempDir, options: &[&str]) -> Self {
         let mut command = aasm();
         command
             .args(["up", "--format", "json", "--gateway", "127.0.0.1:0", "--api", "127.0.0.1:0"])
             .arg("--data")
             .arg(directory.path().join("data"))
+            .args(options)
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

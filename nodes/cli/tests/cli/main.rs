@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where what it stands on fails")]
 
+mod alerts;
 mod approvals;
 mod budgets;
 mod control_plane;

@@ -120,3 +120,36 @@ fn people_see_the_file_and_the_line_that_decided() {
     assert!(ran.out.starts_with("deny\n  tool_denied: "), "{}", ran.out);
     assert!(ran.out.contains("    at tools.yaml:9:7 spec.tools.bash.allow\n"), "{}", ran.out);
 }
+
+const SEQUENCES: &str = "sequences:\n  mail-after-confidential:\n    after: {tools: [read_file], \
+                         result_matches: confidential}\n    then: {tools: [send_email], decision: \
+                         require_approval}\ndata: {sensitive_patterns: [hunter2]}\n";
+
+#[test]
+fn what_came_before_in_the_session_is_decided_in_its_order() {
+    let result = |content| json!({"kind": "tool_result", "tool": "read_file", "content": content});
+    let directory = files(&[
+        ("mail.yaml", SEQUENCES),
+        ("read.json", &result("confidential").to_string()),
+        ("blocked.json", &result("confidential hunter2").to_string()),
+        ("action.json", r#"{"kind":"tool_call","tool":"send_email"}"#),
+    ]);
+    let arguments = ["policy", "eval", "--policy", "mail.yaml", "--action", "action.json"];
+    let eval =
+        |more: &[&str]| run(aasm().current_dir(&directory).args(arguments).args(more)).exits(0);
+    assert!(eval(&[]).out.starts_with("allow\n"));
+    let expected = "after blocked.json: deny, sensitive_data\n\
+                    after read.json: allow, arms mail/mail-after-confidential\n\
+                    require_approval\n  \
+                    sequence_requires_approval: a person must approve the call of `send_email`, because an \
+                    earlier result of the session armed the sequence `mail-after-confidential`\n    \
+                    at mail.yaml:2:3 sequences.mail-after-confidential\n  \
+                    approval: by the team's approvers within 300 s\n";
+    assert_eq!(eval(&["--after", "blocked.json", "--after", "read.json"]).out, expected);
+    let decision = eval(&["--after", "read.json", "--format", "json"]).json();
+    assert_eq!(decision["verdict"], "require_approval");
+    assert_eq!(eval(&["--after", "blocked.json", "--format", "json"]).json()["verdict"], "allow");
+
+    let bad = run(aasm().current_dir(&directory).args(arguments).args(["--after", "mail.yaml"]));
+    assert!(bad.exits(2).err.contains("mail.yaml:1:1: not JSON"));
+}

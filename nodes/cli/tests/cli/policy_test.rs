@@ -37,3 +37,15 @@ fn no_tests_or_unreadable_ones_exit_2() {
     let ran = run(aasm().current_dir(&empty).args(["policy", "test"])).exits(2);
     assert!(ran.err.contains("there is no policy test"), "{}", ran.err);
 }
+
+#[test]
+fn a_case_may_come_after_other_actions_of_the_session() {
+    let policy = "sequences:\n  s:\n    after: {tools: [read_file]}\n    then: {tools: [send_email], \
+                  decision: deny}\n";
+    let cases = "at: 2026-11-23T12:00:00Z\ncases:\n  - name: what was read stays\n    after: [{kind: \
+                 tool_result, tool: read_file, content: x}]\n    action: {kind: tool_call, tool: \
+                 send_email}\n    expect: {verdict: deny, code: sequence_denied}\n";
+    let directory = files(&[("mail.yaml", policy), ("mail.test.yaml", cases)]);
+    let ran = run(aasm().current_dir(&directory).args(["policy", "test"])).exits(0);
+    assert!(ran.out.ends_with("1 passed, 0 failed\n"), "{}", ran.out);
+}

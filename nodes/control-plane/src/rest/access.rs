@@ -24,7 +24,8 @@ impl<O: Operation> FromRequestParts<Arc<ApiState>> for Authorized<O> {
     async fn from_request_parts(parts: &mut Parts, state: &Arc<ApiState>) -> Result<Self, Problem> {
         let principal = match authenticate(&parts.headers, state).await {
             Err(problem) if problem.status == StatusCode::UNAUTHORIZED => {
-                return Err(counted(problem, parts, state));
+                let peer = parts.extensions.get().copied();
+                return Err(counted_failure(problem, peer, state));
             }
             authenticated => authenticated?,
         };
@@ -33,9 +34,13 @@ impl<O: Operation> FromRequestParts<Arc<ApiState>> for Authorized<O> {
 }
 
 /// Counts a failed authentication, and replaces what is said of it past the peer's rate.
-fn counted(problem: Problem, parts: &Parts, state: &ApiState) -> Problem {
-    let Some(PeerAddress(peer)) = parts.extensions.get() else { return problem };
-    match state.throttle.failed(*peer) {
+pub(crate) fn counted_failure(
+    problem: Problem,
+    peer: Option<PeerAddress>,
+    state: &ApiState,
+) -> Problem {
+    let Some(PeerAddress(peer)) = peer else { return problem };
+    match state.throttle.failed(peer) {
         Ok(()) => problem,
         Err(past) => Problem::new(ProblemKind::TooManyFailures, past.to_string())
             .retry_after(whole_seconds(past.retry_after)),

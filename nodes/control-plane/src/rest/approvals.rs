@@ -6,8 +6,10 @@ use aa_governance::{
     Principal,
     approval_record::{self, ApprovalRecord, OpenStage, Outcome},
     approvers::Approvers,
+    governance::Proposal,
     permission::{AnswerApprovals, Permit, ReadApprovals},
 };
+use aa_policy::Exemption;
 use aa_protocol::{ApprovalId, IdError, Reason, Timestamp};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -217,6 +219,32 @@ pub struct DenyRequest {
     pub reason: String,
 }
 
+/// Documents to be looked at and applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProposalList {
+    /// One for each policy that asked.
+    pub proposals: Vec<RuleProposal>,
+}
+
+/// A policy with one condition narrowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleProposal {
+    /// The policy.
+    pub policy: String,
+    /// The revision in force, which the document is made of.
+    pub revision: u64,
+    /// The field that changes.
+    pub path: String,
+    /// Its line.
+    pub line: u32,
+    /// The condition as it is.
+    pub before: String,
+    /// The condition as proposed.
+    pub after: String,
+    /// The whole document with it.
+    pub document: String,
+}
+
 const DEFAULT_PAGE: usize = 50;
 
 /// Each request holds an action of up to 64 KiB.
@@ -319,6 +347,29 @@ pub(crate) async fn deny(
     OptionalJson(DenyRequest { reason }): OptionalJson<DenyRequest>,
 ) -> Result<Json<Approval>, Problem> {
     answer(&state, &permit, &id, false, ApprovalScope::Once, &reason).await
+}
+
+/// The policies that asked, each narrowed so that calls of exactly these arguments are not asked about again.
+///
+/// Nothing changes by this: apply a document, as it is or as you edit it, to put it in force. Where no rule can be
+/// proposed that is a conflict (409), which says why.
+#[utoipa::path(
+    get, path = "/approvals/{id}/proposals", tag = "approvals", operation_id = "propose_rules",
+    security(("api_key" = [])),
+    params(("id" = String, Path, description = "The request's id")),
+    responses(
+        (status = 200, description = "A document for each policy that asked", body = ProposalList),
+        (status = "4XX", description = "Refused", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn propose_rules(
+    Authorized(permit): Authorized<ReadApprovals>,
+    State(state): State<Arc<ApiState>>,
+    PathPart(id): PathPart<String>,
+) -> Result<Json<ProposalList>, Problem> {
+    let proposals = state.governance.propose_rules(&permit, approval_id(&id)?).await?;
+    Ok(Json(ProposalList { proposals: proposals.into_iter().map(Into::into).collect() }))
 }
 
 async fn answer(
@@ -477,5 +528,15 @@ impl From<ApprovalScope> for approval_record::ApprovalScope {
             ApprovalScope::Once => Self::Once,
             ApprovalScope::Session => Self::Session,
         }
+    }
+}
+
+// === impl RuleProposal ===
+
+impl From<Proposal> for RuleProposal {
+    fn from(proposal: Proposal) -> Self {
+        let Proposal { policy, revision, exemption } = proposal;
+        let Exemption { path, line, before, after, document } = exemption;
+        Self { policy, revision, path, line, before, after, document }
     }
 }

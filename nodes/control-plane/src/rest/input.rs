@@ -32,6 +32,9 @@ pub(crate) struct OptionalJson<T>(pub(crate) T);
 /// A policy document as it is in the operator's file.
 pub(crate) struct DocumentBody(pub(crate) Bytes);
 
+/// A body of any type as it is, of at most `MAX` bytes.
+pub(crate) struct RawBody<const MAX: usize>(pub(crate) Bytes);
+
 /// A secret as it is, of any bytes.
 pub(crate) struct SecretBody(pub(crate) SecretValue);
 
@@ -117,6 +120,16 @@ impl<S: Send + Sync> FromRequest<S> for DocumentBody {
             check_type(request.headers(), &TYPES)?;
         }
         Ok(Self(read(request.into_body(), MAX_DOCUMENT).await?))
+    }
+}
+
+// === impl RawBody ===
+
+impl<const MAX: usize, S: Send + Sync> FromRequest<S> for RawBody<MAX> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        Ok(Self(read(request.into_body(), MAX).await?))
     }
 }
 

@@ -81,6 +81,24 @@ fn gather(state: &ApiState) -> Vec<Metric> {
         counter("aa_agents_started_total", "Agent actors started.", agents.started),
         counter("aa_agents_passivated_total", "Idle agent actors dropped.", agents.passivated),
         counter("aa_agents_failed_total", "Agent actors that failed.", agents.failed),
+        Metric {
+            name: "aa_alerts_total",
+            help: "Attempts to deliver alerts, by whether the destination took the message.",
+            kind: "counter",
+            samples: vec![
+                ("{outcome=\"taken\"}", counts.alerts_taken),
+                ("{outcome=\"failed\"}", counts.alerts_failed),
+            ],
+        },
+        Metric {
+            name: "aa_log_verifications_total",
+            help: "Times that a workspace's audit log was verified, by outcome.",
+            kind: "counter",
+            samples: vec![
+                ("{outcome=\"intact\"}", counts.logs_intact),
+                ("{outcome=\"broken\"}", counts.logs_broken),
+            ],
+        },
         counter("aa_journal_commits_total", "Transactions committed.", journal.commits),
         counter("aa_journal_records_total", "Records committed.", journal.records),
     ]

@@ -8,10 +8,12 @@ use aa_governance::{
     approval_record::AnswerError,
     approvers::ApproversError,
     budget_book::BudgetError,
+    notifier::AlertError,
     policy_set::PolicyError,
     tenant::{CheckpointFailed, KeyError},
     vault::SecretError,
 };
+use aa_notify::BookError;
 use aa_policy::Diagnostic;
 use aa_runtime::Fault;
 use axum::{
@@ -331,6 +333,24 @@ impl From<ApproversError> for Problem {
     }
 }
 
+impl From<AlertError> for Problem {
+    fn from(error: AlertError) -> Self {
+        let kind = match &error {
+            AlertError::NoDestination(_)
+            | AlertError::NoDeadLetter(_)
+            | AlertError::Book(BookError::Unknown { .. }) => ProblemKind::NotFound,
+            AlertError::Book(BookError::InUse { .. } | BookError::Full { .. })
+            | AlertError::NotSent(..) => ProblemKind::Conflict,
+            AlertError::Book(_)
+            | AlertError::Guarded(..)
+            | AlertError::Secret(..)
+            | AlertError::TooLarge(_) => ProblemKind::InvalidRequest,
+            AlertError::Unreadable(_) => return Self::unavailable(&error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<SecretError> for Problem {
     fn from(error: SecretError) -> Self {
         let kind = match &error {
@@ -338,7 +358,7 @@ impl From<SecretError> for Problem {
             SecretError::TooMany | SecretError::TooLarge(_) | SecretError::Empty => {
                 ProblemKind::Conflict
             }
-            SecretError::Vault(_) => return Self::unavailable(&error),
+            SecretError::Vault(_) | SecretError::HeldBack(_) => return Self::unavailable(&error),
         };
         Self::new(kind, error.to_string())
     }
@@ -366,6 +386,10 @@ impl From<GovernanceError> for Problem {
             GovernanceError::Prices(error) => {
                 Self::new(ProblemKind::InvalidRequest, error.to_string())
             }
+            GovernanceError::NotProposed(error) => {
+                Self::new(ProblemKind::Conflict, error.to_string())
+            }
+            GovernanceError::Alert(error) => error.into(),
             GovernanceError::Secret(error) => error.into(),
             GovernanceError::Checkpoint(error) => error.into(),
         }

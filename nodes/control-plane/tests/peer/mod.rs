@@ -54,6 +54,7 @@ impl Peer {
             gateway: any,
             api: any,
             workspace_name: "test".to_owned(),
+            allowed_destinations: Vec::new(),
         };
         let data = options.data.clone();
         let control_plane = ControlPlane::start_within(options, limits).await.unwrap();

@@ -1,0 +1,289 @@
+//! What sort of address it is, by the IANA special-purpose address registries
+//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>,
+//! <https://www.iana.org/assignments/iana-ipv6-special-registry>, October 2025).
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+/// Who can be reached at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Anybody's machine.
+    Public,
+    /// A machine of a private network (RFC 1918, RFC 4193).
+    Private,
+    /// This machine.
+    Loopback,
+    /// A machine behind a carrier's address translation (RFC 6598).
+    Shared,
+    /// A machine on the same link, among them what clouds serve credentials at.
+    LinkLocal,
+    /// What a cloud tells its machines about themselves, at an address of another sort.
+    Metadata,
+    /// Many machines.
+    Multicast,
+    /// Nobody's: reserved, unspecified, for documentation, or a relic of the transition to IPv6.
+    Reserved,
+}
+
+/// An address that is written down in this file.
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(a: u16, b: u16, c: u16, d: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0), prefix)
+}
+
+/// The first that holds an address tells; what none holds is public.
+const V4: [(Ipv4Net, Reach); 19] = [
+    (v4(10, 0, 0, 0, 8), Reach::Private),
+    (v4(172, 16, 0, 0, 12), Reach::Private),
+    (v4(192, 168, 0, 0, 16), Reach::Private),
+    (v4(127, 0, 0, 0, 8), Reach::Loopback),
+    // Alibaba Cloud and Oracle Cloud.
+    (v4(100, 100, 100, 200, 32), Reach::Metadata),
+    (v4(192, 0, 0, 192, 32), Reach::Metadata),
+    // Azure, in the middle of public addresses.
+    (v4(168, 63, 129, 16, 32), Reach::Metadata),
+    (v4(100, 64, 0, 0, 10), Reach::Shared),
+    (v4(169, 254, 0, 0, 16), Reach::LinkLocal),
+    (v4(224, 0, 0, 0, 4), Reach::Multicast),
+    (v4(0, 0, 0, 0, 8), Reach::Reserved),
+    (v4(192, 0, 0, 0, 24), Reach::Reserved),
+    (v4(192, 0, 2, 0, 24), Reach::Reserved),
+    (v4(198, 51, 100, 0, 24), Reach::Reserved),
+    (v4(203, 0, 113, 0, 24), Reach::Reserved),
+    (v4(192, 88, 99, 0, 24), Reach::Reserved),
+    (v4(192, 52, 193, 0, 24), Reach::Reserved),
+    (v4(198, 18, 0, 0, 15), Reach::Reserved),
+    (v4(240, 0, 0, 0, 4), Reach::Reserved),
+];
+
+/// The first that holds an address tells; what none holds is reserved.
+const V6: [(Ipv6Net, Reach); 11] = [
+    (v6(0xfc00, 0, 0, 0, 7), Reach::Private),
+    (v6(0xfe80, 0, 0, 0, 10), Reach::LinkLocal),
+    (v6(0xff00, 0, 0, 0, 8), Reach::Multicast),
+    // Site-local, deprecated (RFC 3879), and still routed here and there.
+    (v6(0xfec0, 0, 0, 0, 10), Reach::Private),
+    // Protocol assignments, among them Teredo, benchmarking and ORCHID.
+    (v6(0x2001, 0, 0, 0, 23), Reach::Reserved),
+    (v6(0x2001, 0xdb8, 0, 0, 32), Reach::Reserved),
+    (v6(0x2002, 0, 0, 0, 16), Reach::Reserved),
+    (v6(0x3fff, 0, 0, 0, 20), Reach::Reserved),
+    // The test network of old (RFC 3701).
+    (v6(0x3ffe, 0, 0, 0, 16), Reach::Reserved),
+    (v6(0x5f00, 0, 0, 0, 16), Reach::Reserved),
+    (v6(0x2000, 0, 0, 0, 3), Reach::Public),
+];
+
+/// Translation to IPv4 (RFC 6052): where a network has IPv6 only, resolvers give public hosts such addresses.
+const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 0, 96);
+
+// === impl Reach ===
+
+impl Reach {
+    /// Whether an operator who allows a name means such addresses too.
+    pub(super) const fn is_internal(self) -> bool {
+        matches!(self, Self::Private | Self::Loopback | Self::Shared)
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Public => "a public address",
+            Self::Private => "an address of a private network",
+            Self::Loopback => "an address of this machine",
+            Self::Shared => "an address of a provider's inner network",
+            Self::LinkLocal => "a link-local address",
+            Self::Metadata => "the address of a cloud's metadata service",
+            Self::Multicast => "a multicast address",
+            Self::Reserved => "a reserved address",
+        })
+    }
+}
+
+/// Who can be reached at an address. An IPv6 address that stands for an IPv4 one reaches whom that one does; those of
+/// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody.
+pub(super) fn reach(address: IpAddr) -> Reach {
+    match address {
+        IpAddr::V4(address) => reach_v4(address),
+        IpAddr::V6(address) => reach_v6(address),
+    }
+}
+
+fn reach_v4(address: Ipv4Addr) -> Reach {
+    let found = V4.iter().find(|(network, _)| network.contains(&address));
+    found.map_or(Reach::Public, |(_, reach)| *reach)
+}
+
+fn reach_v6(address: Ipv6Addr) -> Reach {
+    if address == Ipv6Addr::LOCALHOST {
+        return Reach::Loopback;
+    }
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        return reach_v4(mapped);
+    }
+    let [.., a, b, c, d] = address.octets();
+    let embedded = Ipv4Addr::new(a, b, c, d);
+    if NAT64.contains(&address) {
+        return reach_v4(embedded);
+    }
+    // Amazon's metadata service has an address of its own in a private network.
+    if address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) {
+        return Reach::Metadata;
+    }
+    let found = V6.iter().find(|(network, _)| network.contains(&address));
+    let reach = found.map_or(Reach::Reserved, |(_, reach)| *reach);
+    // ISATAP (RFC 5214) carries an IPv4 address behind a public prefix.
+    let is_isatap = matches!(address.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, ..]);
+    if reach == Reach::Public && is_isatap { reach_v4(embedded) } else { reach }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(text: &str) -> Reach {
+        reach(text.parse().unwrap())
+    }
+
+    #[test]
+    fn every_special_range_is_known_to_its_edges() {
+        use Reach::{LinkLocal, Loopback, Metadata, Multicast, Private, Public, Reserved, Shared};
+        let table = [
+            ("0.0.0.0", Reserved),
+            ("0.255.255.255", Reserved),
+            ("1.0.0.0", Public),
+            ("9.255.255.255", Public),
+            ("10.0.0.0", Private),
+            ("10.255.255.255", Private),
+            ("11.0.0.0", Public),
+            ("100.63.255.255", Public),
+            ("100.64.0.0", Shared),
+            ("100.100.100.200", Metadata),
+            ("100.127.255.255", Shared),
+            ("100.128.0.0", Public),
+            ("126.255.255.255", Public),
+            ("127.0.0.1", Loopback),
+            ("127.255.255.255", Loopback),
+            ("128.0.0.0", Public),
+            ("168.63.129.16", Metadata),
+            ("169.253.255.255", Public),
+            ("169.254.0.0", LinkLocal),
+            ("169.254.169.254", LinkLocal),
+            ("169.254.170.2", LinkLocal),
+            ("169.255.0.0", Public),
+            ("172.15.255.255", Public),
+            ("172.16.0.0", Private),
+            ("172.31.255.255", Private),
+            ("172.32.0.0", Public),
+            ("192.0.0.0", Reserved),
+            ("192.0.0.192", Metadata),
+            ("192.0.0.255", Reserved),
+            ("192.0.1.0", Public),
+            ("192.0.2.1", Reserved),
+            ("192.52.193.1", Reserved),
+            ("192.88.99.1", Reserved),
+            ("192.167.255.255", Public),
+            ("192.168.0.0", Private),
+            ("192.168.255.255", Private),
+            ("192.169.0.0", Public),
+            ("198.17.255.255", Public),
+            ("198.18.0.0", Reserved),
+            ("198.19.255.255", Reserved),
+            ("198.20.0.0", Public),
+            ("198.51.100.7", Reserved),
+            ("203.0.113.7", Reserved),
+            ("223.255.255.255", Public),
+            ("224.0.0.1", Multicast),
+            ("239.255.255.255", Multicast),
+            ("240.0.0.0", Reserved),
+            ("255.255.255.255", Reserved),
+            ("::", Reserved),
+            ("::1", Loopback),
+            ("::2", Reserved),
+            ("::ffff:127.0.0.1", Loopback),
+            ("::ffff:8.8.8.8", Public),
+            ("::8.8.8.8", Reserved),
+            ("::127.0.0.1", Reserved),
+            ("64:ff9b::8.8.8.8", Public),
+            ("64:ff9b::10.0.0.1", Private),
+            ("64:ff9b::169.254.169.254", LinkLocal),
+            ("64:ff9b:1::8.8.8.8", Reserved),
+            ("100::1", Reserved),
+            ("100:0:0:1::1", Reserved),
+            ("1fff::1", Reserved),
+            ("2000::1", Public),
+            ("2001::1", Reserved),
+            ("2001:1::1", Reserved),
+            ("2001:2::1", Reserved),
+            ("2001:10::1", Reserved),
+            ("2001:20::1", Reserved),
+            ("2001:1ff:ffff::1", Reserved),
+            ("2001:200::1", Public),
+            ("2001:db8::1", Reserved),
+            ("2001:4860:4860::8888", Public),
+            ("2002:7f00:1::", Reserved),
+            ("2002:808:808::1", Reserved),
+            ("2606:4700::1111", Public),
+            ("2606:4700::5efe:10.0.0.1", Private),
+            ("3ffe::1", Reserved),
+            ("3fff:fff::1", Reserved),
+            ("3fff:1000::1", Public),
+            ("4000::1", Reserved),
+            ("5f00::1", Reserved),
+            ("fc00::1", Private),
+            ("fd00:ec2::254", Metadata),
+            ("fdff::1", Private),
+            ("fe80::1", LinkLocal),
+            ("febf::1", LinkLocal),
+            ("fec0::1", Private),
+            ("ff02::1", Multicast),
+        ];
+        for (text, expected) in table {
+            assert_eq!(of(text), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_embedding_makes_an_address_public_that_is_not(address: u32) {
+            let v4 = Ipv4Addr::from_bits(address);
+            let [high, low] = [(address >> 16) as u16, address as u16];
+            let forms = [
+                v4.to_ipv6_mapped(),
+                v4.to_ipv6_compatible(),
+                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+                Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, !high, !low),
+                Ipv6Addr::new(0x2a00, 1, 2, 3, 0, 0x5efe, high, low),
+                Ipv6Addr::new(0x2a00, 1, 2, 3, 0x200, 0x5efe, high, low),
+            ];
+            if reach_v4(v4) != Reach::Public {
+                for form in forms {
+                    prop_assert_ne!(reach_v6(form), Reach::Public, "{}", form);
+                }
+            }
+        }
+
+        #[test]
+        fn the_standard_library_agrees_as_far_as_it_knows(address: u32, v6: u128) {
+            let (v4, v6) = (Ipv4Addr::from_bits(address), Ipv6Addr::from_bits(v6));
+            let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast()
+                || v4.is_broadcast() || v4.is_documentation() || v4.is_unspecified();
+            prop_assert!(!special || reach_v4(v4) != Reach::Public);
+            let special = v6.is_unique_local() || v6.is_unicast_link_local() || v6.is_multicast();
+            prop_assert!(!special || reach_v6(v6) != Reach::Public);
+        }
+    }
+}
