@@ -45,10 +45,10 @@ pub(crate) struct WebhookArguments {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct WebhookSecret {
-    /// The secret they are signed with, as `aasm secret list` names it: whsec_ and base64
+    /// The secret they are signed with, named alerts/…: whsec_ and base64
     #[arg(long, value_name = "SECRET")]
     secret: Option<SecretName>,
-    /// Make a new one, keep it under this name and print it once, for the receiver
+    /// Make a new one, keep it under this name, alerts/…, and print it once, for the receiver
     #[arg(long, value_name = "SECRET")]
     new_secret: Option<SecretName>,
 }
@@ -62,7 +62,7 @@ struct WebhookSecret {
 pub(crate) struct SlackArguments {
     #[command(flatten)]
     common: Common,
-    /// The secret that holds the URL of the incoming webhook
+    /// The secret that holds the URL of the incoming webhook; secrets of alerts have names that begin with alerts/
     #[arg(long, value_name = "SECRET")]
     url_secret: SecretName,
     /// The secret that holds the app's signing secret; with it, requests for approval have buttons, and the app's
