@@ -327,7 +327,10 @@ impl<'l> Ladder<'l> {
 
     fn conclude(self, scan: Scan, policies: &AgentPolicies) -> Judgement {
         if self.verdict == Verdict::Allow {
-            let arms = policies.arms(self.facts.armed, self.action);
+            let arms = match self.action {
+                Action::ToolResult { .. } => policies.arms(self.facts.armed, self.action),
+                _ => Vec::new(),
+            };
             if !arms.is_empty() {
                 // What a result arms is in the result: no other action may share it.
                 return Judgement::Admitted(Arc::new(self.admission(arms)));
