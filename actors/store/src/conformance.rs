@@ -5,13 +5,14 @@
 
 mod conflicts;
 mod ranges;
+mod stamps;
 mod waiting;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::{conflicts::*, ranges::*, waiting::*};
+pub use self::{conflicts::*, ranges::*, stamps::*, waiting::*};
 use crate::{
     CommitError, KeyRange, LimitError, MAX_KEY_BYTES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES,
     Store, StoreError, Transaction,
@@ -50,6 +51,12 @@ macro_rules! conformance_suite {
             a_deleted_range_conflicts_with_its_readers,
             a_phantom_conflicts,
             a_limited_range_conflicts_only_on_what_it_read,
+            stamped_keys_are_in_the_order_of_commits,
+            stamped_keys_of_one_transaction_are_distinct_and_in_order,
+            a_stamped_key_conflicts_with_readers_of_its_range_only,
+            stamped_keys_come_after_the_other_writes,
+            the_limits_of_stamped_keys_are_exact,
+            what_begins_after_a_version_conflicts_with_commits_since,
             a_watch_fires_once_its_key_is_written,
             a_watch_fires_when_its_range_is_deleted,
             a_watch_of_another_key_stays,

@@ -1,6 +1,6 @@
 //! What can go wrong, and what the caller does then.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     LimitError,
@@ -16,7 +16,7 @@ pub enum StoreError {
         /// The kind of store.
         kind: &'static str,
         /// Why, as far as known.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
     /// The disk is full.
     #[error("no space is left for the store at {}; free some and restart", path.display())]

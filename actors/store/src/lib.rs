@@ -32,14 +32,14 @@ pub use clock::{ManualClock, StoreClock, SystemClock};
 pub use error::{CommitError, OpenError, StoreError};
 pub use key_range::KeyRange;
 pub use limits::{
-    LimitError, MAX_KEY_BYTES, MAX_TRANSACTION_AGE, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES,
-    MAX_WATCHES, RECOMMENDED_TRANSACTION_BYTES,
+    LimitError, MAX_KEY_BYTES, MAX_STAMPED, MAX_TRANSACTION_AGE, MAX_TRANSACTION_BYTES,
+    MAX_VALUE_BYTES, MAX_WATCHES, RECOMMENDED_TRANSACTION_BYTES,
 };
 pub use memory::{Fault, FaultRates, Faults, MemoryStore};
 pub use redb_store::{RedbOptions, RedbStats, RedbStore, Verify};
 pub use resolver::HistoryBounds;
 #[cfg(any(test, feature = "faults"))]
 pub use sim_disk::{DiskFault, Loss, SimDisk};
-pub use store::{Order, Store, Transaction, Version};
+pub use store::{Order, STAMP_BYTES, Store, Transaction, Version};
 pub use subspace::Subspace;
 pub use watch::Watch;

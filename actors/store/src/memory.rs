@@ -2,7 +2,7 @@
 
 mod faults;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -57,7 +57,7 @@ impl MemoryStore {
     pub fn with(clock: Arc<dyn StoreClock>, faults: Faults) -> Self {
         let pairs = RedBlackTreeMapSync::new_sync();
         let latest = Arc::new(MemorySnapshot { version: Version::default(), pairs });
-        let resolver = Resolver::new(HistoryBounds::default());
+        let resolver = Resolver::new(HistoryBounds::default(), Version::default());
         let state = Mutex::new(State { latest, resolver });
         let watches = Arc::new(Watches::default());
         Self { engine: Arc::new(MemoryEngine { clock, faults, state, watches }) }
@@ -93,6 +93,13 @@ impl Store for MemoryStore {
         Ok(Box::new(OptimisticTransaction::begin(Arc::clone(&self.engine), snapshot)))
     }
 
+    async fn begin_after(&self, known: Version) -> Result<Box<dyn Transaction>, StoreError> {
+        self.engine.readable()?;
+        let snapshot = Arc::clone(&self.engine.state.lock().latest);
+        let engine = Arc::clone(&self.engine);
+        Ok(Box::new(OptimisticTransaction::begin_after(engine, snapshot, known)))
+    }
+
     fn watch(&self, key: &[u8]) -> Watch {
         self.engine.watches.register(key, KIND)
     }
@@ -105,11 +112,15 @@ impl Store for MemoryStore {
 // === impl MemoryEngine ===
 
 impl MemoryEngine {
-    fn apply(&self, request: &CommitRequest) -> Result<Version, CommitError> {
+    fn apply(&self, mut request: CommitRequest) -> Result<Version, CommitError> {
         let mut state = self.state.lock();
         let version = state.latest.version.next();
         let now = self.clock.elapsed();
-        state.resolver.resolve(request, version, now).map_err(|_conflict| CommitError::Conflict)?;
+        request.writes.stamp(version);
+        state
+            .resolver
+            .resolve(&request, version, now)
+            .map_err(|_conflict| CommitError::Conflict)?;
         let mut pairs = state.latest.pairs.clone();
         for range in request.writes.cleared() {
             let keys: Vec<Bytes> =
@@ -147,20 +158,20 @@ impl Engine for MemoryEngine {
     async fn submit(&self, request: CommitRequest) -> Result<Version, CommitError> {
         self.readable()?;
         match self.faults.strike() {
-            None => self.apply(&request),
+            None => self.apply(request),
             Some(Fault::Conflict) => Err(CommitError::Conflict),
             Some(Fault::UnknownApplied) => {
-                self.apply(&request)?;
+                self.apply(request)?;
                 Err(CommitError::UnknownResult(injected_outage()))
             }
             Some(Fault::UnknownLost) => Err(CommitError::UnknownResult(injected_outage())),
             Some(Fault::Stall) => {
                 self.faults.stall().await;
-                self.apply(&request)
+                self.apply(request)
             }
             Some(Fault::StallFor(duration)) => {
                 self.clock.sleep(duration).await;
-                self.apply(&request)
+                self.apply(request)
             }
             Some(Fault::Unavailable) => Err(CommitError::Store(injected_outage())),
             Some(Fault::Full) => {
@@ -177,7 +188,7 @@ impl Drop for MemoryEngine {
 }
 
 const fn injected_outage() -> StoreError {
-    StoreError::Unavailable { kind: KIND, why: "a fault was injected" }
+    StoreError::Unavailable { kind: KIND, why: Cow::Borrowed("a fault was injected") }
 }
 
 // === impl MemorySnapshot ===

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    CommitError, KeyRange, LimitError, MAX_TRANSACTION_AGE, MAX_TRANSACTION_BYTES, Order,
-    StoreError, Transaction, Version,
-    limits::{check_key, check_range, check_value},
+    CommitError, KeyRange, LimitError, MAX_STAMPED, MAX_TRANSACTION_AGE, MAX_TRANSACTION_BYTES,
+    Order, STAMP_BYTES, StoreError, Transaction, Version,
+    limits::{check_key, check_range, check_stamped, check_value},
     resolver::{CommitRequest, ReadConflicts},
     write_set::{Overlay, WriteSet},
 };
@@ -45,6 +45,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
 pub(crate) struct OptimisticTransaction<E: Engine> {
     engine: Arc<E>,
     snapshot: Arc<E::Snapshot>,
+    /// Commits after this one count as conflicts.
+    conflicts_from: Version,
     begun: Duration,
     reads: ReadConflicts,
     writes: WriteSet,
@@ -58,7 +60,16 @@ pub(crate) struct OptimisticTransaction<E: Engine> {
 
 impl<E: Engine> OptimisticTransaction<E> {
     pub(crate) fn begin(engine: Arc<E>, snapshot: Arc<E::Snapshot>) -> Self {
+        let latest = snapshot.version();
+        Self::begin_after(engine, snapshot, latest)
+    }
+
+    /// A transaction that conflicts with what was committed after `known`, though its snapshot may have
+    /// it.
+    pub(crate) fn begin_after(engine: Arc<E>, snapshot: Arc<E::Snapshot>, known: Version) -> Self {
         Self {
+            // A version from elsewhere must not hide commits to come.
+            conflicts_from: known.min(snapshot.version()),
             begun: engine.elapsed(),
             engine,
             snapshot,
@@ -205,6 +216,16 @@ impl<E: Engine> Transaction for OptimisticTransaction<E> {
         }
     }
 
+    fn put_stamped(&mut self, prefix: Bytes, value: Bytes) {
+        let mut checked = check_stamped(&prefix, &value);
+        if self.writes.stamped() == MAX_STAMPED {
+            checked = Err(LimitError::Stamped);
+        }
+        if self.admit(prefix.len() + STAMP_BYTES + value.len(), checked) {
+            self.writes.put_stamped(prefix, value);
+        }
+    }
+
     fn delete(&mut self, key: Bytes) {
         if self.admit(key.len(), check_key(&key)) {
             self.writes.delete(key);
@@ -230,20 +251,31 @@ impl<E: Engine> Transaction for OptimisticTransaction<E> {
     }
 
     async fn commit(self: Box<Self>) -> Result<Version, CommitError> {
-        let Self { engine, snapshot, begun, reads, writes, write_conflicts, bytes, broken } = *self;
+        let Self {
+            engine,
+            snapshot,
+            conflicts_from,
+            begun,
+            reads,
+            writes,
+            write_conflicts,
+            bytes,
+            broken,
+        } = *self;
         if let Some(limit) = broken {
             return Err(limit.into());
         }
-        let read_version = snapshot.version();
+        let snapshot_version = snapshot.version();
         // The snapshot pins pages that the store could use again.
         drop(snapshot);
         // A snapshot is consistent in itself, so what only read it needs nobody's consent.
         if writes.is_empty() && write_conflicts.is_empty() {
-            return Ok(read_version);
+            return Ok(snapshot_version);
         }
         if bytes > MAX_TRANSACTION_BYTES {
             return Err(LimitError::Transaction { bytes }.into());
         }
+        let read_version = conflicts_from;
         let request = CommitRequest { read_version, begun, reads, writes, write_conflicts, bytes };
         engine.submit(request).await
     }

@@ -37,6 +37,7 @@ mod snapshot;
 mod writer;
 
 use std::{
+    borrow::Cow,
     fmt,
     path::Path,
     sync::{Arc, OnceLock},
@@ -237,12 +238,12 @@ impl RedbStore {
         let active = Layer::default();
         let mut frozen = None;
         if header.log.is_some_and(|position| position.in_use) {
-            let (position, segments) = log.cut().map_err(|error| failed(error.into()))?;
+            let (position, segments) = log.cut(version).map_err(|error| failed(error.into()))?;
             frozen = Some(layer.clone());
             flushing.submit(FlushJob { layer, position, segments });
         } else {
             // Before its first record, the log must be known to be needed.
-            let position = log.position(true);
+            let position = log.position(true, version);
             let job = FlushJob { layer, position, segments: Vec::new() };
             flush::write(&database, &mut blobs, &job).map_err(failed)?;
         }
@@ -322,6 +323,13 @@ impl Store for RedbStore {
         Ok(Box::new(OptimisticTransaction::begin(Arc::clone(&self.engine), snapshot)))
     }
 
+    async fn begin_after(&self, known: Version) -> Result<Box<dyn Transaction>, StoreError> {
+        self.engine.readable()?;
+        let snapshot = self.engine.shared.latest.load_full();
+        let engine = Arc::clone(&self.engine);
+        Ok(Box::new(OptimisticTransaction::begin_after(engine, snapshot, known)))
+    }
+
     fn watch(&self, key: &[u8]) -> Watch {
         self.engine.shared.watches.register(key, KIND)
     }
@@ -380,7 +388,7 @@ impl Drop for RedbEngine {
 impl Shared {
     /// Why the writer no longer takes jobs.
     fn gone(&self) -> StoreError {
-        let closed = StoreError::Unavailable { kind: KIND, why: "it is closed" };
+        let closed = StoreError::Unavailable { kind: KIND, why: Cow::Borrowed("it is closed") };
         self.stopped.get().cloned().unwrap_or(closed)
     }
 

@@ -32,7 +32,8 @@ pub(crate) struct ReadConflicts {
 /// A transaction that asks to commit.
 #[derive(Debug)]
 pub(crate) struct CommitRequest {
-    /// The version of the snapshot it read.
+    /// What was committed after this version conflicts with what it read: that of its snapshot, or an
+    /// earlier one.
     pub(crate) read_version: Version,
     /// When it began, on the store's clock.
     pub(crate) begun: Duration,
@@ -94,13 +95,14 @@ impl ReadConflicts {
 // === impl Resolver ===
 
 impl Resolver {
-    pub(crate) fn new(bounds: HistoryBounds) -> Self {
+    /// A resolver that knows no commit yet, all before `latest` being forgotten.
+    pub(crate) fn new(bounds: HistoryBounds, latest: Version) -> Self {
         Self {
             bounds,
             log: VecDeque::new(),
             last_write: HashMap::default(),
             ranges: VecDeque::new(),
-            forgotten: Version::default(),
+            forgotten: latest,
             writes: 0,
             bytes: 0,
         }
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_read_conflicts_only_with_writes_after_its_version() {
-        let mut resolver = Resolver::new(HistoryBounds::default());
+        let mut resolver = Resolver::new(HistoryBounds::default(), Version::default());
         resolver.resolve(&writer("a"), Version::from_u64(1), Duration::ZERO).unwrap();
         assert_eq!(resolver.check(&reader(0, "a"), Duration::ZERO), Err(Conflict));
         assert_eq!(resolver.check(&reader(1, "a"), Duration::ZERO), Ok(()));
@@ -227,7 +229,8 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_conflicts_rather_than_passes() {
-        let mut resolver = Resolver::new(HistoryBounds { max_writes: 2, max_bytes: 1 << 20 });
+        let bounds = HistoryBounds { max_writes: 2, max_bytes: 1 << 20 };
+        let mut resolver = Resolver::new(bounds, Version::default());
         for (version, key) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
             resolver.resolve(&writer(key), Version::from_u64(version), Duration::ZERO).unwrap();
         }
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_reader_past_the_age_limit_conflicts_and_a_blind_writer_does_not() {
-        let mut resolver = Resolver::new(HistoryBounds::default());
+        let mut resolver = Resolver::new(HistoryBounds::default(), Version::default());
         let late = MAX_TRANSACTION_AGE + Duration::from_millis(1);
         assert_eq!(resolver.check(&reader(0, "a"), late), Err(Conflict));
         resolver.resolve(&writer("a"), Version::from_u64(1), late).unwrap();

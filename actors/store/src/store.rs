@@ -19,12 +19,23 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`] or [`StoreError::Stopped`].
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
 
-    /// Watches one key: the result resolves once a transaction that wrote the key commits after this
-    /// call. It may also resolve though the value is the same, so look again. To miss nothing, watch
-    /// first, then read, then await.
+    /// Begins a transaction whose conflicts count from `known`: the version of an earlier commit or
+    /// read of this opening, about a second old at most. What it reads, or adds as a read conflict,
+    /// is checked against all commits after `known`; it may see commits after `known` too, or may not.
+    /// A cluster store is spared the round trip for a version, so this is for what writes much and
+    /// depends on little that is known already. A `known` that the store no longer knows the
+    /// commits after makes the commit conflict.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Stopped`].
+    async fn begin_after(&self, known: Version) -> Result<Box<dyn Transaction>, StoreError>;
+
+    /// Watches one key: the result resolves once a transaction that gave the key another value, or
+    /// removed it, commits after this call. It may also resolve though the value is the same, so look
+    /// again. To miss nothing, watch first, then read in a transaction begun after that, then await.
     fn watch(&self, key: &[u8]) -> Watch;
 
-    /// The kind of store, for telling people: `memory`, `redb`.
+    /// The kind of store, for telling people: `memory`, `redb`, `foundationdb`.
     fn kind(&self) -> &'static str;
 }
 
@@ -70,6 +81,18 @@ pub trait Transaction: Send {
     /// and others read from snapshots, so that nobody has to remember it.
     fn put_without_conflict(&mut self, key: Bytes, value: Bytes);
 
+    /// Sets a key that nobody else ever sets: `prefix`, then the [`STAMP_BYTES`] of the commit's stamp,
+    /// big-endian: its place in the order of all commits (10) and the number of this call within the
+    /// transaction (2). So stamped keys of one prefix are in the order in which they were committed, over all
+    /// writers and also over openings of the store. It depends on nothing; transactions that read from
+    /// the range of the prefix conflict with it.
+    ///
+    /// The key exists with the commit, after all other writes of the transaction: it is not seen before,
+    /// nor removed by a [`Transaction::delete_range`] beside it. At most [`MAX_STAMPED`] per transaction.
+    ///
+    /// [`MAX_STAMPED`]: crate::MAX_STAMPED
+    fn put_stamped(&mut self, prefix: Bytes, value: Bytes);
+
     /// Removes a key, whether it exists or not.
     fn delete(&mut self, key: Bytes);
 
@@ -98,6 +121,9 @@ pub enum Order {
     /// Descending, from the end of the range.
     Reverse,
 }
+
+/// The length of what [`Transaction::put_stamped`] puts after the prefix, in bytes.
+pub const STAMP_BYTES: usize = 12;
 
 /// The place of a commit in the order of all commits. Comparable within one opening of one store; of
 /// a transaction that wrote nothing, the version it read.

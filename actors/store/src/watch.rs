@@ -1,6 +1,7 @@
 //! Watches: being told that a key was written.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     pin::Pin,
@@ -142,5 +143,5 @@ impl Watches {
 }
 
 const fn closed(kind: &'static str) -> StoreError {
-    StoreError::Unavailable { kind, why: "it is closed" }
+    StoreError::Unavailable { kind, why: Cow::Borrowed("it is closed") }
 }

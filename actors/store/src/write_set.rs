@@ -5,9 +5,9 @@ use std::{
     iter::Peekable,
 };
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{KeyRange, Order};
+use crate::{KeyRange, Order, STAMP_BYTES, Version};
 
 /// The buffered writes of one transaction.
 ///
@@ -18,6 +18,8 @@ pub(crate) struct WriteSet {
     keys: BTreeMap<Bytes, Written>,
     /// Ranges removed before `keys` apply.
     cleared: RangeSet,
+    /// What becomes keys once the version is known: prefix and value, in the order of the calls.
+    stamped: Vec<(Bytes, Bytes)>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,28 @@ impl WriteSet {
         }
     }
 
+    /// Notes a key to be stamped. At most [`MAX_STAMPED`](crate::MAX_STAMPED) of them.
+    pub(crate) fn put_stamped(&mut self, prefix: Bytes, value: Bytes) {
+        self.stamped.push((prefix, value));
+    }
+
+    pub(crate) fn stamped(&self) -> usize {
+        self.stamped.len()
+    }
+
+    /// Turns what is to be stamped into keys of the commit with this version.
+    pub(crate) fn stamp(&mut self, version: Version) {
+        for (index, (prefix, value)) in (0u16..=u16::MAX).zip(std::mem::take(&mut self.stamped)) {
+            let mut key = BytesMut::with_capacity(prefix.len() + STAMP_BYTES);
+            key.put_slice(&prefix);
+            key.put_u64(version.as_u64());
+            // A version is one commit's here; a cluster store tells those of one version apart.
+            key.put_u16(0);
+            key.put_u16(index);
+            self.put(key.freeze(), value);
+        }
+    }
+
     pub(crate) fn delete(&mut self, key: Bytes) {
         self.keys.insert(key, Written { value: None, conflicts: true });
     }
@@ -91,7 +115,7 @@ impl WriteSet {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.cleared.0.is_empty()
+        self.keys.is_empty() && self.cleared.0.is_empty() && self.stamped.is_empty()
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Overlay<'_> {

@@ -103,6 +103,11 @@ impl Store for WatchedStore {
         Ok(Box::new(WatchedTransaction { inner, store: self.clone(), money: Vec::new() }))
     }
 
+    async fn begin_after(&self, known: Version) -> Result<Box<dyn Transaction>, StoreError> {
+        let inner = self.inner.begin_after(known).await?;
+        Ok(Box::new(WatchedTransaction { inner, store: self.clone(), money: Vec::new() }))
+    }
+
     fn watch(&self, key: &[u8]) -> Watch {
         self.inner.watch(key)
     }
@@ -149,6 +154,10 @@ impl Transaction for WatchedTransaction {
 
     fn put_without_conflict(&mut self, key: Bytes, value: Bytes) {
         self.inner.put_without_conflict(key, value);
+    }
+
+    fn put_stamped(&mut self, prefix: Bytes, value: Bytes) {
+        self.inner.put_stamped(prefix, value);
     }
 
     fn delete(&mut self, key: Bytes) {

@@ -134,3 +134,29 @@ async fn a_watch_fails_when_the_store_closes() {
     drop(store);
     assert!(matches!(watch.await, Err(StoreError::Unavailable { .. })));
 }
+
+#[tokio::test]
+async fn a_version_whose_later_commits_are_forgotten_conflicts() {
+    let (store, clock) = faulty();
+    let known = write(&store, "1").await.unwrap();
+    write(&store, "2").await.unwrap();
+    clock.advance(MAX_TRANSACTION_AGE * 2);
+    // Remembering this one forgets those before.
+    let latest = write(&store, "3").await.unwrap();
+    for (known, conflicts) in [(known, true), (latest, false)] {
+        let mut transaction = store.begin_after(known).await.unwrap();
+        transaction.add_read_conflict(KeyRange::single(b"other"));
+        transaction.put(Bytes::from("result"), Bytes::new());
+        assert_eq!(matches!(transaction.commit().await, Err(CommitError::Conflict)), conflicts);
+    }
+}
+
+#[tokio::test]
+async fn a_version_of_the_future_hides_no_conflict() {
+    let (store, _clock) = faulty();
+    let mut transaction = store.begin_after(Version::from_u64(1_000)).await.unwrap();
+    transaction.add_read_conflict(KeyRange::single(b"key"));
+    transaction.put(Bytes::from("result"), Bytes::new());
+    write(&store, "1").await.unwrap();
+    assert!(matches!(transaction.commit().await, Err(CommitError::Conflict)));
+}

@@ -22,17 +22,18 @@ use super::{
     log::LogPosition,
     meters::{MeteredBackend, MeteredDisk},
 };
-use crate::{OpenError, StoreError};
+use crate::{OpenError, StoreError, Version};
 
 /// Facts about the file itself, big-endian: `format` is the format's number, 4 bytes; `log` is where the
-/// log begins: its id, 8, its first segment, 8, that segment's first record, 8, and whether there may
-/// be records at all, 1.
+/// log begins: its id, 8, its first segment, 8, that segment's first record, 8, whether there may
+/// be records at all, 1, and the version of the last transaction before it, 8, absent before format 4.
 const META: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("meta");
 const FORMAT_KEY: &[u8] = b"format";
 const LOG_KEY: &[u8] = b"log";
 /// The format of what is stored: one table of pairs whose values are inline or blobs, and a log and the blobs
-/// beside the file.
-pub(super) const FORMAT: u32 = 3;
+/// beside the file. A program that would not keep the versions, and with them the order of stamped keys, must
+/// not open it.
+pub(super) const FORMAT: u32 = 4;
 /// The oldest format that is read; it becomes [`FORMAT`] by opening. It has no log; it and the second have
 /// raw pairs.
 pub(super) const OLDEST_FORMAT: u32 = 1;
@@ -214,13 +215,14 @@ pub(super) fn write_position(
     Ok(())
 }
 
-fn encode_position(position: &LogPosition) -> [u8; 25] {
-    let LogPosition { id, segment, sequence, in_use } = *position;
-    let mut encoded = [0; 25];
+fn encode_position(position: &LogPosition) -> [u8; 33] {
+    let LogPosition { id, segment, sequence, in_use, version } = *position;
+    let mut encoded = [0; 33];
     encoded[..8].copy_from_slice(&id.to_be_bytes());
     encoded[8..16].copy_from_slice(&segment.to_be_bytes());
     encoded[16..24].copy_from_slice(&sequence.to_be_bytes());
     encoded[24] = u8::from(in_use);
+    encoded[25..].copy_from_slice(&version.as_u64().to_be_bytes());
     encoded
 }
 
@@ -228,16 +230,21 @@ fn decode_position(encoded: &[u8]) -> Option<LogPosition> {
     let (id, rest) = encoded.split_first_chunk()?;
     let (segment, rest) = rest.split_first_chunk()?;
     let (sequence, rest) = rest.split_first_chunk()?;
-    let in_use = match rest {
-        [0] => false,
-        [1] => true,
+    let (in_use, rest) = match rest {
+        [0, rest @ ..] => (false, rest),
+        [1, rest @ ..] => (true, rest),
         _ => return None,
+    };
+    let version = match rest {
+        [] => 0,
+        _ => u64::from_be_bytes(rest.try_into().ok()?),
     };
     Some(LogPosition {
         id: u64::from_be_bytes(*id),
         segment: u64::from_be_bytes(*segment),
         sequence: u64::from_be_bytes(*sequence),
         in_use,
+        version: Version::from_u64(version),
     })
 }
 

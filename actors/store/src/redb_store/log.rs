@@ -8,7 +8,7 @@ use super::{
     segment::Segment,
     segment_pool::SegmentPool,
 };
-use crate::write_set::WriteSet;
+use crate::{Version, write_set::WriteSet};
 
 /// A place in the log: all records before it are in the database file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(super) struct LogPosition {
     pub(super) sequence: u64,
     /// Whether there may be records; if not, no segment is needed at all.
     pub(super) in_use: bool,
+    /// The version of the last transaction before it, of all openings of the store.
+    pub(super) version: Version,
 }
 
 /// The writing end of the log.
@@ -111,17 +113,18 @@ impl Log {
     }
 
     /// Goes on in a fresh segment, and gives its place and the segments before it: once the place is
-    /// in the database file together with all that was appended before, they can be reused.
-    pub(super) fn cut(&mut self) -> io::Result<(LogPosition, Vec<Segment>)> {
+    /// in the database file together with all that was appended before, up to `version`, they can be
+    /// reused.
+    pub(super) fn cut(&mut self, version: Version) -> io::Result<(LogPosition, Vec<Segment>)> {
         if self.sector > 1 {
             self.next_segment(0)?;
         }
-        Ok((self.position(true), std::mem::take(&mut self.full)))
+        Ok((self.position(true, version), std::mem::take(&mut self.full)))
     }
 
-    pub(super) fn position(&self, in_use: bool) -> LogPosition {
+    pub(super) fn position(&self, in_use: bool, version: Version) -> LogPosition {
         let Self { id, sequence, .. } = *self;
-        LogPosition { id, segment: self.segment.number, sequence, in_use }
+        LogPosition { id, segment: self.segment.number, sequence, in_use, version }
     }
 
     /// Ends the making of segments.

@@ -40,7 +40,7 @@ pub(super) struct Recovered {
     pub(super) pool_thread: std::thread::JoinHandle<()>,
     /// What is not in the database file yet.
     pub(super) layer: Layer,
-    /// The version of the last transaction in it.
+    /// The version of the last transaction in it, or before it.
     pub(super) version: Version,
 }
 
@@ -93,7 +93,10 @@ pub(super) fn recover(
     let io = |source| OpenError::Io { path: directory.clone(), source };
     let position = match position {
         Some(position) => position,
-        None => LogPosition { id: random_id(), segment: 0, sequence: 1, in_use: false },
+        None => {
+            let (id, version) = (random_id(), Version::default());
+            LogPosition { id, segment: 0, sequence: 1, in_use: false, version }
+        }
     };
     let found = match disk.list(&directory) {
         Ok(found) => found,
@@ -226,7 +229,7 @@ impl Replay {
             seed: Seed::of_log(position.id),
             sequence: position.sequence,
             layer: Layer::default(),
-            version: Version::default(),
+            version: position.version,
             last: None,
         }
     }

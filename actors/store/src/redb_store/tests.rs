@@ -1,6 +1,7 @@
 mod damage;
 mod faults;
 mod small;
+mod stamps;
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::PathBuf};
 

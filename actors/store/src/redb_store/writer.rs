@@ -98,7 +98,7 @@ pub(super) struct WriterParts {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, active: Layer, parts: WriterParts) -> Self {
         let WriterParts { history, latest, log, flush_at, flushing, threads, in_step } = parts;
-        let resolver = Resolver::new(history);
+        let resolver = Resolver::new(history, latest);
         Self { shared, resolver, latest, log, active, flush_at, flushing, threads, in_step }
     }
 
@@ -146,8 +146,9 @@ impl Writer {
         let now = self.shared.clock.elapsed();
         let mut admitted = Vec::with_capacity(jobs.len());
         let mut refused = Vec::new();
-        for job in jobs {
+        for mut job in jobs {
             let version = self.latest.next();
+            job.request.writes.stamp(version);
             match self.resolver.resolve(&job.request, version, now) {
                 Ok(()) => {
                     self.latest = version;
@@ -229,7 +230,7 @@ impl Writer {
 
     /// Freezes the active layer and has it flushed.
     fn flush(&mut self) {
-        let (position, segments) = match self.log.cut() {
+        let (position, segments) = match self.log.cut(self.latest) {
             Ok(cut) => cut,
             Err(error) => {
                 self.shared.stop(io_error(&self.shared.path, error));
@@ -249,7 +250,7 @@ impl Writer {
         self.flushing.wait();
         if self.shared.stopped.get().is_none() {
             let layer = std::mem::take(&mut self.active);
-            let position = self.log.position(false);
+            let position = self.log.position(false, self.latest);
             self.flushing.submit(FlushJob { layer, position, segments: Vec::new() });
             self.flushing.wait();
         }
