@@ -6,8 +6,8 @@ use std::{
     collections::BTreeMap,
     future::Future,
     pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use aa_protocol::{EventId, Timestamp};
@@ -16,8 +16,11 @@ use tokio::sync::oneshot;
 
 /// Tells and awaits time.
 pub trait Clock: Send + Sync + 'static {
-    /// The present.
+    /// The present, as people tell it. It may jump when somebody sets the clock.
     fn now(&self) -> Timestamp;
+
+    /// The time that has passed since some moment of this process. It never jumps.
+    fn elapsed(&self) -> Duration;
 
     /// Completes once `duration` has passed.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -35,6 +38,7 @@ pub struct ManualClock {
 
 #[derive(Debug)]
 struct ManualState {
+    begun: Timestamp,
     now: Timestamp,
     sleepers: BTreeMap<Timestamp, Vec<oneshot::Sender<()>>>,
 }
@@ -89,6 +93,11 @@ impl Clock for SystemClock {
         Timestamp::from_micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
 
+    fn elapsed(&self) -> Duration {
+        static BEGUN: OnceLock<Instant> = OnceLock::new();
+        BEGUN.get_or_init(Instant::now).elapsed()
+    }
+
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(tokio::time::sleep(duration))
     }
@@ -99,7 +108,9 @@ impl Clock for SystemClock {
 impl ManualClock {
     /// A clock that stands at `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self { state: Arc::new(Mutex::new(ManualState { now, sleepers: BTreeMap::new() })) }
+        Self {
+            state: Arc::new(Mutex::new(ManualState { begun: now, now, sleepers: BTreeMap::new() })),
+        }
     }
 
     /// Moves the clock and wakes every sleeper whose time has come.
@@ -121,6 +132,12 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         self.state.lock().now
+    }
+
+    fn elapsed(&self) -> Duration {
+        let state = self.state.lock();
+        let micros = state.now.as_micros() - state.begun.as_micros();
+        Duration::from_micros(micros.unsigned_abs())
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -7,7 +7,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,10 +21,13 @@ use crate::{
     entity::{Entity, Flow},
     fault::Fault,
     node::Node,
+    relay::Taker,
     shard::{ChildExit, LiveShard, ShardId},
+    wire::{Incoming, Remote},
 };
 
-/// The actors of one kind on this node. Cheap to clone through its `Arc`.
+/// The actors of one kind: those of this node's shards are started here, and messages for the others are sent to
+/// where they live. Cheap to clone through its `Arc`.
 pub struct Directory<E: Entity> {
     node: Node,
     context: E::Context,
@@ -85,7 +88,10 @@ struct Room<E: Entity> {
 struct Slot<E: Entity> {
     actor: ActorRef<Envelope<E>>,
     epoch: u64,
+    /// Messages on their way to it, or being handled.
     pending: AtomicU64,
+    /// Whether somebody waits for what it holds.
+    waiting: AtomicBool,
     last_sweep: AtomicU64,
 }
 
@@ -154,17 +160,42 @@ impl<E: Entity> Directory<E> {
             stats: Counters::default(),
             myself: myself.clone(),
         });
+        let taker: Weak<dyn Taker> = directory.myself.clone();
+        directory.node.relay().register(E::KIND, taker);
         if let Some(idle_after) = options.idle_after {
             tokio::spawn(sweep(Arc::downgrade(&directory), idle_after));
         }
         directory
     }
 
-    /// Sends `message` to the actor `id`, starting it when needed.
-    ///
-    /// # Errors
-    /// The message comes back with the reason when no actor can take it now.
-    pub fn send(&self, id: &E::Id, message: E::Message) -> Result<(), (Fault, E::Message)> {
+    /// Sends `message` to the actor `id`, starting it when needed, on whichever node its shard lives. Its replies
+    /// are answered, whatever happens.
+    pub fn send(&self, id: &E::Id, message: E::Message) {
+        let shard = self.shard_of(id);
+        if self.node.live(shard).is_none() && self.node.is_clustered() {
+            return self.send_away(shard, id, message);
+        }
+        if let Err((fault, message)) = self.send_here(id, message) {
+            message.fail(fault);
+        }
+    }
+
+    /// Whether the actor `id` lives on this node at the moment.
+    pub fn is_here(&self, id: &E::Id) -> bool {
+        self.node.live(self.shard_of(id)).is_some()
+    }
+
+    /// To another node, or to this one once it has the shard.
+    fn send_away(&self, shard: ShardId, id: &E::Id, message: E::Message) {
+        // What is meant for this node only tells an actor that is not here.
+        let Some(outgoing) = message.pack() else { return };
+        // Ids are strings and numbers, which always serialize.
+        let id = rmp_serde::to_vec_named(id).unwrap_or_default();
+        self.node.relay().send(shard, E::KIND, id.into(), outgoing);
+    }
+
+    /// To the actor on this node.
+    fn send_here(&self, id: &E::Id, message: E::Message) -> Result<(), (Fault, E::Message)> {
         let mut message = message;
         // A slot found leaving is replaced; a second one going in the same instant is the caller's to retry.
         for _ in 0..3 {
@@ -247,6 +278,7 @@ impl<E: Entity> Directory<E> {
             actor,
             epoch: shard.epoch,
             pending: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
             last_sweep: AtomicU64::new(self.sweep.load(Ordering::Relaxed)),
         });
         slots.insert(id.clone(), Arc::clone(&slot));
@@ -401,6 +433,40 @@ impl<E: Entity> ChildExit for Exit<E> {
         }
         directory.forget(&self.id, self.actor);
     }
+
+    fn is_busy(&self) -> bool {
+        let Some(directory) = self.directory.upgrade() else { return false };
+        let slots = directory.rooms[usize::from(self.shard.0)].slots.read();
+        let slot = slots.get(&self.id).filter(|slot| slot.actor.get_id() == self.actor);
+        slot.is_some_and(|slot| {
+            slot.pending.load(Ordering::Acquire) & !RETIRED != 0
+                || slot.waiting.load(Ordering::Relaxed)
+        })
+    }
+}
+
+// === impl Taker ===
+
+impl<E: Entity> Taker for Directory<E> {
+    fn serves(&self, shard: ShardId) -> bool {
+        self.node.live(shard).is_some()
+    }
+
+    fn take(&self, id: &[u8], mut incoming: Incoming) {
+        let id = rmp_serde::from_slice(id).map_err(|error| error.to_string());
+        let unpacked = id.and_then(|id| match E::Message::unpack(&mut incoming) {
+            Ok(message) => Ok((id, message)),
+            Err(error) => Err(error.to_string()),
+        });
+        match unpacked {
+            Ok((id, message)) => {
+                if let Err((fault, message)) = self.send_here(&id, message) {
+                    message.fail(fault);
+                }
+            }
+            Err(problem) => incoming.fail(&Fault::Unreadable(problem)),
+        }
+    }
 }
 
 // === impl Host ===
@@ -449,9 +515,6 @@ impl<E: Entity> Actor for Host<E> {
                 return Ok(());
             }
         };
-        if let Some(slot) = &slot {
-            slot.pending.fetch_sub(1, Ordering::AcqRel);
-        }
         if state.entity.is_none() {
             self.load(state).await?;
         }
@@ -460,6 +523,10 @@ impl<E: Entity> Actor for Host<E> {
             // wait: only the reply of the message at fault may see a panic. The entity is not used
             // again, so what the panic left of it does not matter.
             let handled = AssertUnwindSafe(entity.handle(message)).catch_unwind().await;
+            if let Some(slot) = &slot {
+                slot.waiting.store(entity.is_waiting(), Ordering::Relaxed);
+                slot.pending.fetch_sub(1, Ordering::AcqRel);
+            }
             match handled {
                 Ok(Flow::Continue) => {}
                 Ok(Flow::Reload) => state.entity = None,

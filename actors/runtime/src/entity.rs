@@ -2,7 +2,9 @@
 
 use std::{fmt, future::Future, hash::Hash, sync::Arc};
 
-use crate::shard::LiveShard;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{shard::LiveShard, wire::Remote};
 
 /// A persistent actor: one per id in the whole cluster, started on demand, dropped when idle.
 ///
@@ -11,9 +13,9 @@ use crate::shard::LiveShard;
 /// again.
 pub trait Entity: Sized + Send + 'static {
     /// What identifies it.
-    type Id: Clone + Eq + Hash + fmt::Display + Send + Sync + 'static;
+    type Id: Clone + Eq + Hash + fmt::Display + Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What it is asked. Messages carry their own [`Reply`](crate::Reply).
-    type Message: Send + 'static;
+    type Message: Remote;
     /// What all of its kind share.
     type Context: Clone + Send + Sync + 'static;
 

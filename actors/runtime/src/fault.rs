@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Why an actor did not answer. Each says whether the same message may be sent again.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
     /// The actor stopped before it took the message, or its shard is moving.
     #[error("the actor stopped before it answered; try again")]
@@ -28,6 +30,24 @@ pub enum Fault {
         /// The shard's number.
         shard: u16,
     },
+    /// The actor lives on another node, which took the message and then was not heard of: the effect may
+    /// or may not have happened.
+    #[error("node `{node}` did not answer ({why}); try again with the same action id")]
+    Unreachable {
+        /// The node.
+        node: String,
+        /// What happened to the connection.
+        why: String,
+    },
+    /// More is on its way to another node than may be. The message was not sent.
+    #[error("too much is waiting to be sent to node `{node}`; try again shortly")]
+    Congested {
+        /// The node.
+        node: String,
+    },
+    /// A message or an answer cannot be read on the other node. An effect may have happened.
+    #[error("two nodes do not understand each other: {0}; bring them to one version")]
+    Unreadable(String),
 }
 
 type Answer<T> = Box<dyn FnOnce(Result<T, Fault>) + Send>;
@@ -40,7 +60,7 @@ pub struct Reply<T>(Option<Answer<T>>);
 impl Fault {
     /// Whether the same message can succeed later.
     pub const fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Crashed)
+        !matches!(self, Self::Crashed | Self::Unreadable(_))
     }
 }
 

@@ -1,38 +1,44 @@
-//! Leases: which node a shard lives on, and the epoch that fences off every earlier owner.
+//! Fencing: the epoch that shuts out every earlier owner of a shard, and the record of who owns it.
 //!
-//! The lease says who should write; the epoch says who can. They are two keys because renewing the lease
-//! must not conflict with the journal's commits, which all read the epoch.
+//! The owner's record says who should write; the epoch says who can. They are two keys, and a node's lease is
+//! a third ([`crate::membership`]), because renewing a lease must not conflict with the journal's commits, which
+//! all read the epoch.
 
-use std::time::Duration;
-
-use aa_protocol::Timestamp;
 use aa_store::{CommitError, Store, StoreError, Transaction};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::shard::ShardId;
 
-/// Who holds a shard, until when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// The node.
-    pub owner: String,
-    /// When the lease ends unless it is renewed.
-    pub expires: Timestamp,
+/// One life of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeLife {
+    /// The node's name.
+    pub node: String,
+    /// Which of its lives.
+    pub incarnation: u64,
 }
 
-/// Why a lease was not taken or renewed.
+/// Who owns a shard, and who shall.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// The owner.
+    pub owner: NodeLife,
+    /// The node to which the owner shall hand it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<String>,
+}
+
+/// Why a shard was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Another node holds it.
-    #[error("shard {shard} is leased to `{owner}` until {expires}")]
+    /// Another node owns it.
+    #[error("shard {shard} is owned by node `{owner}`")]
     Held {
         /// The shard.
         shard: ShardId,
-        /// The holder.
+        /// The owner.
         owner: String,
-        /// The end of its lease.
-        expires: Timestamp,
     },
     /// The stored record does not read; nothing is guessed about who owns the shard.
     #[error("the {what} record of shard {shard} is damaged; restore the store from a backup")]
@@ -50,56 +56,55 @@ pub enum LeaseError {
     Commit(#[from] CommitError),
 }
 
-/// Takes `shard` for `node` and returns the new epoch. A node may take over from itself at once: only
-/// one process can run under a node's name, so an earlier tenure of the same name is over.
+/// The range of all ownership records.
+pub(crate) const OWNERS: &[u8] = b"shard_owner/";
+
+/// Begins a tenure: bumps the epoch of `shard` and returns it. With `life`, only if that is the owner on
+/// record; without, the store itself admits one process only.
 ///
 /// # Errors
-/// [`LeaseError::Held`] while another node's lease runs; otherwise what the store says. After an
-/// unknown result it is safe to call again: epochs only grow.
-pub async fn acquire(
+/// [`LeaseError::Held`] when another is on record; otherwise what the store says. After an unknown result it
+/// is safe to call again: epochs only grow.
+pub(crate) async fn begin_tenure(
     store: &dyn Store,
     shard: ShardId,
-    node: &str,
-    now: Timestamp,
-    ttl: Duration,
+    life: Option<&NodeLife>,
 ) -> Result<u64, LeaseError> {
     let mut txn = store.begin().await?;
-    if let Some(stored) = txn.get(&lease_key(shard)).await? {
-        let lease: Lease = serde_json::from_slice(&stored)
-            .map_err(|_| LeaseError::Damaged { shard, what: "lease" })?;
-        if lease.owner != node && lease.expires > now {
-            return Err(LeaseError::Held { shard, owner: lease.owner, expires: lease.expires });
+    if let Some(life) = life {
+        match read_owner(&mut *txn, shard).await? {
+            Some(known) if known.owner == *life => {}
+            other => {
+                let owner = other.map_or_else(|| "none".to_owned(), |known| known.owner.node);
+                return Err(LeaseError::Held { shard, owner });
+            }
         }
     }
     let epoch = read_epoch(&mut *txn, shard).await? + 1;
-    txn.put(epoch_key(shard).into(), Bytes::copy_from_slice(&epoch.to_be_bytes()));
-    put_lease(&mut *txn, shard, node, now, ttl);
+    txn.put(epoch_key(shard), Bytes::copy_from_slice(&epoch.to_be_bytes()));
     txn.commit().await?;
     Ok(epoch)
 }
 
-/// Extends the leases of all `shards` (with the epoch each is held under) in one transaction.
+/// Makes `heir` the owner of a shard whose tenure has ended here. An order to move it is done with then.
 ///
 /// # Errors
-/// [`LeaseError::Held`] when one of them has been taken; none is extended then.
-pub async fn renew(
+/// [`LeaseError::Held`] when `life` is not the owner any more; otherwise what the store says.
+pub(crate) async fn hand_over(
     store: &dyn Store,
-    shards: &[(ShardId, u64)],
-    node: &str,
-    now: Timestamp,
-    ttl: Duration,
+    shard: ShardId,
+    life: &NodeLife,
+    heir: &NodeLife,
 ) -> Result<(), LeaseError> {
     let mut txn = store.begin().await?;
-    for (shard, epoch) in shards {
-        if read_epoch(&mut *txn, *shard).await? != *epoch {
-            return Err(LeaseError::Held {
-                shard: *shard,
-                owner: "another node".to_owned(),
-                expires: now,
-            });
+    match read_owner(&mut *txn, shard).await? {
+        Some(known) if known.owner == *life => {}
+        other => {
+            let owner = other.map_or_else(|| "none".to_owned(), |known| known.owner.node);
+            return Err(LeaseError::Held { shard, owner });
         }
-        put_lease(&mut *txn, *shard, node, now, ttl);
     }
+    put_owner(&mut *txn, shard, &Ownership { owner: heir.clone(), successor: None });
     txn.commit().await?;
     Ok(())
 }
@@ -109,24 +114,48 @@ pub async fn renew(
 ///
 /// # Errors
 /// What the store says, or [`LeaseError::Damaged`].
-pub async fn read_epoch(txn: &mut dyn Transaction, shard: ShardId) -> Result<u64, LeaseError> {
+pub(crate) async fn read_epoch(
+    txn: &mut dyn Transaction,
+    shard: ShardId,
+) -> Result<u64, LeaseError> {
     let Some(stored) = txn.get(&epoch_key(shard)).await? else { return Ok(0) };
     let bytes =
         stored.as_ref().try_into().map_err(|_| LeaseError::Damaged { shard, what: "epoch" })?;
     Ok(u64::from_be_bytes(bytes))
 }
 
-fn put_lease(txn: &mut dyn Transaction, shard: ShardId, node: &str, now: Timestamp, ttl: Duration) {
-    let lease = Lease { owner: node.to_owned(), expires: now.saturating_add(ttl) };
-    // A struct of a string and a time always serializes.
-    let value = serde_json::to_vec(&lease).unwrap_or_default();
-    txn.put(lease_key(shard).into(), value.into());
+/// Reads who owns `shard` within `txn`, so that the commit conflicts with a change of it.
+///
+/// # Errors
+/// What the store says, or [`LeaseError::Damaged`].
+pub(crate) async fn read_owner(
+    txn: &mut dyn Transaction,
+    shard: ShardId,
+) -> Result<Option<Ownership>, LeaseError> {
+    let Some(stored) = txn.get(&owner_key(shard)).await? else { return Ok(None) };
+    decode_owner(shard, &stored).map(Some)
 }
 
-fn epoch_key(shard: ShardId) -> Vec<u8> {
-    [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/epoch"].concat()
+pub(crate) fn decode_owner(shard: ShardId, stored: &[u8]) -> Result<Ownership, LeaseError> {
+    serde_json::from_slice(stored).map_err(|_| LeaseError::Damaged { shard, what: "owner" })
 }
 
-fn lease_key(shard: ShardId) -> Vec<u8> {
-    [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/lease"].concat()
+pub(crate) fn put_owner(txn: &mut dyn Transaction, shard: ShardId, ownership: &Ownership) {
+    // A struct of strings and numbers always serializes.
+    let value = serde_json::to_vec(ownership).unwrap_or_default();
+    txn.put(owner_key(shard), value.into());
+}
+
+/// The shard that an ownership record's key names.
+pub(crate) fn shard_of_key(key: &[u8]) -> Option<ShardId> {
+    let number = key.strip_prefix(OWNERS)?.try_into().ok()?;
+    Some(ShardId(u16::from_be_bytes(number)))
+}
+
+pub(crate) fn epoch_key(shard: ShardId) -> Bytes {
+    [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/epoch"].concat().into()
+}
+
+pub(crate) fn owner_key(shard: ShardId) -> Bytes {
+    [OWNERS, &shard.0.to_be_bytes()].concat().into()
 }

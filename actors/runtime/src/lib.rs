@@ -9,20 +9,32 @@
 //! waiting in one transaction that also reads the shard's fencing epoch, and only then lets the answer
 //! go. An actor that panics, or a shard that loses its epoch, is dropped and loaded again from the store.
 
+mod balance;
 pub mod clock;
+pub mod cluster;
 pub mod directory;
 pub mod entity;
 pub mod fault;
 pub mod journal;
 pub mod lease;
+pub mod membership;
 pub mod node;
+mod placement;
+pub mod relay;
 pub mod shard;
+mod tenure;
+pub mod wire;
 
 pub use clock::{Clock, Entropy, ManualClock, SeededEntropy, SystemClock, SystemEntropy};
+pub use cluster::{ClusterView, NodeStatus, ShardStatus};
 pub use directory::{Directory, DirectoryOptions, DirectoryStats};
 pub use entity::{Entity, Flow, LoadError};
 pub use fault::{Fault, Reply};
 pub use journal::{Journal, JournalStats, LogTail, Record};
 pub use lease::LeaseError;
+pub use membership::{ClusterOptions, NodeRecord, PROTOCOLS, Protocols};
 pub use node::{Node, NodeError, NodeOptions};
+pub use placement::Peer;
+pub use relay::{Frame, Frames, Relay, RelayStats, Request, Transport};
 pub use shard::{LiveShard, ShardId};
+pub use wire::{Incoming, Outgoing, Remote, WireError};

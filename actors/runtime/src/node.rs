@@ -1,18 +1,31 @@
-//! A node: takes shards, keeps their leases, and starts each anew after a failure.
+//! A node: takes shards, keeps them for as long as they are its own, and starts each anew after a failure.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aa_store::{CommitError, Store, StoreError};
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use ractor::Actor;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use crate::{
     clock::{Clock, Entropy},
+    cluster::{ClusterView, Member},
     journal::{Journal, JournalStats},
-    lease::{self, LeaseError},
-    shard::{Children, LiveShard, ShardId, ShardSupervisor},
+    lease::{self, LeaseError, NodeLife},
+    membership::{ClusterOptions, Protocols},
+    placement::{Peer, ShardTable},
+    relay::{Relay, Transport},
+    shard::{Children, Heir, LiveShard, ShardId, ShardSupervisor, Standing},
+    tenure::Tenure,
 };
 
 /// A running node. Cheap to clone.
@@ -28,8 +41,9 @@ pub struct NodeOptions {
     pub name: String,
     /// How many shards a new store is laid out in. An existing store keeps its own number.
     pub shards: u16,
-    /// How long a lease stands without renewal; it is renewed three times as often.
-    pub lease: Duration,
+    /// How it takes part in a cluster. Without, the store must admit one process only, and the node holds all
+    /// of its shards.
+    pub cluster: Option<ClusterOptions>,
 }
 
 /// Why a node did not start.
@@ -45,11 +59,76 @@ pub enum NodeError {
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// The store's layout record does not read.
-    #[error("the store's shard count is damaged; restore the store from a backup")]
+    #[error("the store's layout is damaged; restore the store from a backup")]
     DamagedLayout,
     /// A supervisor did not start.
     #[error("the supervisor of shard {0} did not start: {1}")]
     Supervisor(ShardId, String),
+    /// A later program has been here.
+    #[error(
+        "the store has schema {found}, this program knows schemas up to {}; run the version that wrote it, or a later one",
+        crate::membership::SCHEMA
+    )]
+    NewerSchema {
+        /// The schema of the store.
+        found: u32,
+    },
+    /// The store is of another cluster.
+    #[error(
+        "the store belongs to cluster `{found}`, not to `{wanted}`; correct the name, or give each cluster a store or key prefix of its own"
+    )]
+    OtherCluster {
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        wanted: String,
+    },
+    /// The store is of a cluster of the same name with another certificate authority.
+    #[error(
+        "the store belongs to a cluster `{cluster}` with another certificate authority; copy the authority of that cluster here, or give each cluster a store or key prefix of its own"
+    )]
+    OtherAuthority {
+        /// The cluster's name.
+        cluster: String,
+    },
+    /// Another process runs under the name.
+    #[error(
+        "another node named `{name}` is at work at {address}; give every node a name of its own"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where the other one's relay listens.
+        address: String,
+    },
+    /// No protocol is spoken by both.
+    #[error(
+        "node `{node}` speaks protocols {} to {}, this program {} to {}; upgrade by one version at a time",
+        theirs.lowest, theirs.highest, ours.lowest, ours.highest
+    )]
+    NoCommonProtocol {
+        /// The other node.
+        node: String,
+        /// What it speaks.
+        theirs: Protocols,
+        /// What this program speaks.
+        ours: Protocols,
+    },
+    /// The time of day is not what the others say.
+    #[error(
+        "this node's clock is {by:?} {} the clocks of {nodes} other nodes, and {borne:?} are borne; set it, by NTP for example",
+        if *ahead { "ahead of" } else { "behind" }
+    )]
+    ClockOff {
+        /// By how much.
+        by: Duration,
+        /// Whether it is ahead.
+        ahead: bool,
+        /// How many nodes were asked.
+        nodes: usize,
+        /// What is borne.
+        borne: Duration,
+    },
 }
 
 struct Inner {
@@ -57,12 +136,23 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    shards: Vec<ArcSwapOption<LiveShard>>,
+    table: Arc<ShardTable>,
+    relay: Relay,
+    /// Until when the node may answer for its shards, in microseconds of [`Clock::elapsed`].
+    serves_until: AtomicU64,
+    /// The shards with a task that keeps them.
+    keepers: Mutex<BTreeSet<ShardId>>,
+    /// How many there are.
+    kept: watch::Sender<usize>,
+    view: ArcSwap<ClusterView>,
+    leaving: AtomicBool,
     stopping: watch::Sender<bool>,
-    stopped: watch::Sender<usize>,
 }
 
 const LAYOUT_KEY: &[u8] = b"layout/shards";
+
+/// How long a node that stops waits for others to take its shards.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 // === impl NodeOptions ===
 
@@ -70,14 +160,19 @@ impl NodeOptions {
     /// One machine with an embedded store: a few shards, because every one of them appends at a place
     /// of its own, which the store writes as a page of its own.
     pub fn embedded() -> Self {
-        Self { name: "embedded".to_owned(), shards: 4, lease: Duration::from_secs(10) }
+        Self { name: "embedded".to_owned(), shards: 4, cluster: None }
+    }
+
+    /// A node of a cluster.
+    pub fn clustered(name: String, cluster: ClusterOptions) -> Self {
+        Self { name, shards: 256, cluster: Some(cluster) }
     }
 }
 
 // === impl Node ===
 
 impl Node {
-    /// Takes every shard of the store and keeps it.
+    /// Starts a node by itself: takes every shard of the store and keeps it.
     ///
     /// # Errors
     /// Whatever keeps the first taking of a shard from succeeding; see [`NodeError`].
@@ -87,33 +182,82 @@ impl Node {
         entropy: Arc<dyn Entropy>,
         options: NodeOptions,
     ) -> Result<Self, NodeError> {
+        let options = NodeOptions { cluster: None, ..options };
+        let node = Self::new(store, clock, entropy, options, None).await?;
+        node.serve_until(Duration::MAX);
+        for shard in (0..node.shard_count()).map(ShardId) {
+            let tenure = node.begin_tenure(shard, None).await?;
+            node.keep(shard, None, Some(tenure));
+        }
+        Ok(node)
+    }
+
+    /// Starts a node of a cluster: joins it, and takes, keeps and hands over shards from then on.
+    ///
+    /// # Errors
+    /// Whatever keeps the node from joining; see [`NodeError`].
+    pub async fn join(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        name: String,
+        cluster: ClusterOptions,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, NodeError> {
+        let options = NodeOptions::clustered(name, cluster.clone());
+        let node = Self::new(store, clock, entropy, options, Some(transport)).await?;
+        let member = Member::join(node.clone(), cluster).await?;
+        tokio::spawn(member.live());
+        Ok(node)
+    }
+
+    async fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        options: NodeOptions,
+        transport: Option<Arc<dyn Transport>>,
+    ) -> Result<Self, NodeError> {
         let shards = layout(&*store, options.shards).await?;
+        let table = Arc::new(ShardTable::new(shards));
+        let relay = Relay::new(Arc::clone(&table), transport, Arc::clone(&clock));
         let inner = Inner {
             options,
             store,
             clock,
             entropy,
-            shards: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
+            table,
+            relay,
+            serves_until: AtomicU64::new(0),
+            keepers: Mutex::default(),
+            kept: watch::Sender::new(0),
+            view: ArcSwap::default(),
+            leaving: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
-            stopped: watch::Sender::new(0),
         };
-        let node = Self { inner: Arc::new(inner) };
-        for shard in (0..shards).map(ShardId) {
-            let tenure = node.begin_tenure(shard).await?;
-            tokio::spawn(node.clone().keep_shard(shard, tenure));
-        }
-        tokio::spawn(node.clone().keep_leases());
-        Ok(node)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The shard, while this node holds it.
+    /// The shard, while this node holds it and may answer for it.
     pub fn live(&self, shard: ShardId) -> Option<Arc<LiveShard>> {
-        self.inner.shards.get(usize::from(shard.0))?.load_full()
+        let live = self.inner.table.live(shard)?;
+        self.serves().then_some(live)
+    }
+
+    /// Whether this node may answer for its shards: its lease runs.
+    pub fn serves(&self) -> bool {
+        let until = self.inner.serves_until.load(Ordering::Acquire);
+        until == u64::MAX || self.inner.clock.elapsed().as_micros() < u128::from(until)
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.inner.options.name
     }
 
     /// How many shards the store is laid out in.
     pub fn shard_count(&self) -> u16 {
-        self.inner.shards.len() as u16
+        self.inner.table.shard_count()
     }
 
     /// The store.
@@ -131,10 +275,29 @@ impl Node {
         Arc::clone(&self.inner.entropy)
     }
 
+    /// What carries messages to other nodes, and takes theirs.
+    pub fn relay(&self) -> &Relay {
+        &self.inner.relay
+    }
+
+    /// Whether the node is one of a cluster.
+    pub fn is_clustered(&self) -> bool {
+        self.inner.options.cluster.is_some()
+    }
+
+    /// The cluster as this node last read it. Empty for a node by itself.
+    pub fn view(&self) -> Arc<ClusterView> {
+        self.inner.view.load_full()
+    }
+
+    /// The other nodes whose leases run.
+    pub fn peers(&self) -> Vec<Peer> {
+        self.inner.table.peers()
+    }
+
     /// The journals' counts, summed over the shards this node holds.
     pub fn journal_stats(&self) -> JournalStats {
-        let live = self.inner.shards.iter().filter_map(ArcSwapOption::load_full);
-        live.fold(JournalStats::default(), |sum, shard| {
+        self.inner.table.all_live().fold(JournalStats::default(), |sum, shard| {
             let stats = shard.journal.stats();
             JournalStats {
                 commits: sum.commits + stats.commits,
@@ -143,164 +306,200 @@ impl Node {
         })
     }
 
-    /// Ends every tenure after what is in the journals is committed. Nothing is served afterwards.
+    /// Hands all shards over to other nodes, where there are any, and ends the rest after what is in their journals
+    /// is committed. Nothing is served afterwards.
     pub async fn stop(&self) {
-        for shard in self.inner.shards.iter().filter_map(ArcSwapOption::load_full) {
+        let mut kept = self.inner.kept.subscribe();
+        if !self.inner.table.peers().is_empty() {
+            self.inner.leaving.store(true, Ordering::Release);
+            let handed_over = kept.wait_for(|kept| *kept == 0);
+            tokio::select! {
+                _ = handed_over => {}
+                () = self.inner.clock.sleep(LEAVE_WITHIN) => {
+                    tracing::warn!("not all shards were handed over in time; others take them soon");
+                }
+            }
+        }
+        for shard in self.inner.table.all_live() {
             // A journal that has failed has nothing left to commit.
             let _ = shard.journal.barrier().await;
         }
         self.inner.stopping.send_replace(true);
-        let all = self.inner.shards.len();
-        let mut stopped = self.inner.stopped.subscribe();
         // The sender lives in `self`, so the wait cannot be cut short.
-        let _ = stopped.wait_for(|count| *count == all).await;
+        let _ = kept.wait_for(|kept| *kept == 0).await;
     }
 
-    /// One shard's life on this node: tenure after tenure until the node stops.
-    async fn keep_shard(self, shard: ShardId, first: Tenure) {
-        let mut stopping = self.inner.stopping.subscribe();
-        let mut tenure = Some(first);
+    // --- for the cluster
+
+    pub(crate) fn table(&self) -> &ShardTable {
+        &self.inner.table
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.inner.stopping.subscribe()
+    }
+
+    /// Whether the node is on its way to a planned end.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.inner.leaving.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn show_view(&self, view: ClusterView) {
+        self.inner.view.store(Arc::new(view));
+    }
+
+    /// From now until then, by [`Clock::elapsed`], the node may answer for its shards.
+    pub(crate) fn serve_until(&self, until: Duration) {
+        let micros = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
+        self.inner.serves_until.store(micros, Ordering::Release);
+    }
+
+    /// The node is no member any more and serves nothing.
+    pub(crate) fn leave_cluster(&self) {
+        self.inner.serves_until.store(0, Ordering::Release);
+        self.keep_only(&BTreeSet::new());
+    }
+
+    /// Ends the tenures of all other shards: they are not this node's any more.
+    pub(crate) fn keep_only(&self, mine: &BTreeSet<ShardId>) {
+        for live in self.inner.table.all_live().filter(|live| !mine.contains(&live.id)) {
+            tracing::warn!(shard = live.id.0, "a shard was taken by another node");
+            live.end(Standing::Lost);
+        }
+    }
+
+    /// Begins to keep a shard of which `life` is the owner on record, unless that is being done.
+    pub(crate) fn take(&self, shard: ShardId, life: &NodeLife) {
+        self.keep(shard, Some(life.clone()), None);
+    }
+
+    /// Hands a shard over to another node.
+    pub(crate) fn hand_over(&self, shard: ShardId, life: &NodeLife, peer: Peer) {
+        if let Some(live) = self.inner.table.live(shard) {
+            live.end(Standing::Leaves(Heir { life: life.clone(), peer }));
+        }
+    }
+
+    // --- the life of a shard on this node
+
+    fn keep(&self, shard: ShardId, life: Option<NodeLife>, first: Option<Tenure>) {
+        let mut keepers = self.inner.keepers.lock();
+        if keepers.insert(shard) {
+            self.inner.kept.send_replace(keepers.len());
+            drop(keepers);
+            let keeper = Keeper { node: self.clone(), shard };
+            tokio::spawn(keeper.keep(life, first));
+        }
+    }
+
+    async fn begin_tenure(
+        &self,
+        shard: ShardId,
+        life: Option<&NodeLife>,
+    ) -> Result<Tenure, NodeError> {
+        let store = &self.inner.store;
+        let epoch = lease::begin_tenure(&**store, shard, life).await?;
+        let children = Arc::new(Children::default());
+        let (supervisor, supervision) = Actor::spawn(None, ShardSupervisor, Arc::clone(&children))
+            .await
+            .map_err(|error| NodeError::Supervisor(shard, error.to_string()))?;
+        let withdraw = {
+            let table = Arc::downgrade(&self.inner.table);
+            move || {
+                if let Some(table) = table.upgrade() {
+                    table.leave(shard, epoch);
+                }
+            }
+        };
+        let journal = Journal::new(shard, epoch, Arc::clone(store), withdraw);
+        let live = Arc::new(LiveShard {
+            id: shard,
+            epoch,
+            journal,
+            supervisor,
+            children,
+            standing: watch::Sender::new(Standing::Serves),
+        });
+        let tenure = Tenure::begin(Arc::clone(&live), supervision);
+        self.inner.table.enter(live);
+        tracing::debug!(shard = shard.0, epoch, "shard taken");
+        Ok(tenure)
+    }
+}
+
+/// Keeps one shard on this node: tenure after tenure until the node stops or the shard is another's.
+struct Keeper {
+    node: Node,
+    shard: ShardId,
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    async fn keep(self, life: Option<NodeLife>, first: Option<Tenure>) {
+        let mut stopping = self.node.stopping();
+        let mut tenure = first;
         let mut failures = 0_u32;
         while !*stopping.borrow() {
             let current = match tenure.take() {
                 Some(current) => current,
-                None => match self.begin_tenure(shard).await {
+                None => match self.node.begin_tenure(self.shard, life.as_ref()).await {
                     Ok(current) => current,
+                    Err(NodeError::Lease(LeaseError::Held { .. })) => return,
                     Err(error) => {
                         failures = failures.saturating_add(1);
-                        tracing::error!(shard = shard.0, %error, "a shard could not be taken");
+                        tracing::error!(shard = self.shard.0, %error, "a shard could not be taken");
                         let pause = Duration::from_millis(50 << failures.min(8));
                         tokio::select! {
-                            () = self.inner.clock.sleep(pause) => {}
+                            biased;
                             _ = stopping.wait_for(|stop| *stop) => {}
+                            () = self.node.inner.clock.sleep(pause) => {}
                         }
                         continue;
                     }
                 },
             };
             failures = 0;
-            current.last_until_failure(&mut stopping).await;
-            self.inner.shards[usize::from(shard.0)].store(None);
-            current.end().await;
-        }
-        self.inner.stopped.send_modify(|count| *count += 1);
-    }
-
-    async fn begin_tenure(&self, shard: ShardId) -> Result<Tenure, NodeError> {
-        let Inner { options, store, clock, .. } = &*self.inner;
-        let epoch =
-            lease::acquire(&**store, shard, &options.name, clock.now(), options.lease).await?;
-        let children = Arc::new(Children::default());
-        let (supervisor, supervision) = Actor::spawn(None, ShardSupervisor, Arc::clone(&children))
-            .await
-            .map_err(|error| NodeError::Supervisor(shard, error.to_string()))?;
-        let journal = Journal::new(shard, epoch, Arc::clone(store), self.withdrawal(shard, epoch));
-        let live = Arc::new(LiveShard {
-            id: shard,
-            epoch,
-            journal: journal.clone(),
-            supervisor,
-            children,
-            failed: watch::Sender::new(false),
-        });
-        self.inner.shards[usize::from(shard.0)].store(Some(Arc::clone(&live)));
-        // A supervisor or a committer that ends takes the tenure with it.
-        let supervision = tokio::spawn({
-            let live = Arc::clone(&live);
-            async move {
-                let _guard = FailOnDrop(&live);
-                if let Err(error) = supervision.await {
-                    tracing::error!(shard = live.id.0, %error, "a supervisor panicked");
+            let standing = current.last(&mut stopping).await;
+            self.node.inner.table.leave(self.shard, current.epoch());
+            match (standing, &life) {
+                (Standing::Lost, _) => return current.end().await,
+                (Standing::Leaves(heir), Some(life)) => {
+                    current.drain(&*self.node.inner.clock).await;
+                    current.end().await;
+                    if self.hand_over(life, &heir).await {
+                        return;
+                    }
                 }
-            }
-        });
-        let committer = tokio::spawn({
-            let live = Arc::clone(&live);
-            async move {
-                let _guard = FailOnDrop(&live);
-                if let Err(fault) = journal.run().await {
-                    tracing::error!(shard = live.id.0, %fault, "a journal failed");
-                }
-            }
-        });
-        tracing::debug!(shard = shard.0, epoch, "shard taken");
-        Ok(Tenure { live, supervision, committer })
-    }
-
-    /// What takes one tenure of a shard out of service.
-    fn withdrawal(&self, shard: ShardId, epoch: u64) -> impl Fn() + Send + Sync + 'static {
-        let inner = Arc::downgrade(&self.inner);
-        move || {
-            let Some(inner) = inner.upgrade() else { return };
-            let slot = &inner.shards[usize::from(shard.0)];
-            if slot.load().as_ref().is_some_and(|live| live.epoch == epoch) {
-                slot.store(None);
+                _ => current.end().await,
             }
         }
     }
 
-    async fn keep_leases(self) {
-        let mut stopping = self.inner.stopping.subscribe();
-        let Inner { options, store, clock, .. } = &*self.inner;
-        loop {
-            tokio::select! {
-                () = clock.sleep(options.lease / 3) => {}
-                _ = stopping.wait_for(|stop| *stop) => return,
+    /// Writes the heir down as the owner and tells it. False when the shard stays.
+    async fn hand_over(&self, life: &NodeLife, heir: &Heir) -> bool {
+        let store = &*self.node.inner.store;
+        match lease::hand_over(store, self.shard, life, &heir.life).await {
+            Ok(()) => {
+                self.node.inner.table.expect(self.shard, heir.peer.clone());
+                self.node.inner.relay.nudge(&heir.peer);
+                true
             }
-            let live: Vec<_> =
-                self.inner.shards.iter().filter_map(ArcSwapOption::load_full).collect();
-            let held: Vec<_> = live.iter().map(|shard| (shard.id, shard.epoch)).collect();
-            let renewed =
-                lease::renew(&**store, &held, &options.name, clock.now(), options.lease).await;
-            match renewed {
-                Ok(()) => {}
-                Err(LeaseError::Held { shard, .. }) => {
-                    tracing::warn!(shard = shard.0, "a shard was taken by another node");
-                    live.iter().filter(|live| live.id == shard).for_each(|live| live.fail());
-                }
-                // The epoch protects the data; the lease is tried again soon.
-                Err(error) => tracing::warn!(%error, "the leases were not renewed"),
+            Err(LeaseError::Held { .. }) => true,
+            Err(error) => {
+                tracing::warn!(shard = self.shard.0, %error, "a shard was not handed over");
+                false
             }
         }
     }
 }
 
-/// A shard while this node holds it, with the tasks that serve it.
-struct Tenure {
-    live: Arc<LiveShard>,
-    supervision: JoinHandle<()>,
-    committer: JoinHandle<()>,
-}
-
-/// Ends the tenure however its task ends, by a panic too.
-struct FailOnDrop<'l>(&'l LiveShard);
-
-impl Drop for FailOnDrop<'_> {
+impl Drop for Keeper {
+    /// However the task ends, by a panic too.
     fn drop(&mut self) {
-        self.0.fail();
-    }
-}
-
-// === impl Tenure ===
-
-impl Tenure {
-    async fn last_until_failure(&self, stopping: &mut watch::Receiver<bool>) {
-        let mut failed = self.live.failed.subscribe();
-        tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => {}
-            _ = failed.wait_for(|failed| *failed) => {}
-        }
-    }
-
-    async fn end(self) {
-        self.live.journal.close();
-        self.live.supervisor.stop_children(None);
-        self.live.supervisor.stop(None);
-        for task in [self.committer, self.supervision] {
-            if let Err(error) = task.await {
-                tracing::error!(shard = self.live.id.0, %error, "a task of a shard panicked");
-            }
-        }
+        let mut keepers = self.node.inner.keepers.lock();
+        keepers.remove(&self.shard);
+        self.node.inner.kept.send_replace(keepers.len());
     }
 }
 

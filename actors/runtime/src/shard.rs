@@ -6,10 +6,13 @@ use parking_lot::Mutex;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 
-use crate::journal::Journal;
+use crate::{journal::Journal, lease::NodeLife, placement::Peer};
 
 /// The number of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct ShardId(pub u16);
 
 /// One tenure of a shard on this node: from taking its epoch to losing it or failing.
@@ -23,7 +26,27 @@ pub struct LiveShard {
     pub journal: Journal,
     pub(crate) supervisor: ActorRef<SupervisorMessage>,
     pub(crate) children: Arc<Children>,
-    pub(crate) failed: watch::Sender<bool>,
+    pub(crate) standing: watch::Sender<Standing>,
+}
+
+/// How a tenure stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It serves.
+    Serves,
+    /// It failed: the node takes the shard anew.
+    Failed,
+    /// The shard is another node's now.
+    Lost,
+    /// The shard is to be handed over.
+    Leaves(Heir),
+}
+
+/// Who takes a shard over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Heir {
+    pub(crate) life: NodeLife,
+    pub(crate) peer: Peer,
 }
 
 /// Supervises the actors of one shard: hears of every end and passes it to the directory that started
@@ -45,6 +68,9 @@ pub(crate) struct Children {
 pub(crate) trait ChildExit: Send + Sync {
     /// The actor ended; `failure` says why when it did not end on its own accord.
     fn exited(&self, failure: Option<ActorProcessingErr>);
+
+    /// Whether the actor has something to do, or somebody waits for what it holds.
+    fn is_busy(&self) -> bool;
 }
 
 // === impl ShardId ===
@@ -87,11 +113,31 @@ impl Hasher for Fnv1a {
 impl LiveShard {
     /// Ends this tenure: its actors are dropped and the node takes the shard anew.
     pub fn fail(&self) {
-        self.failed.send_replace(true);
+        self.end(Standing::Failed);
+    }
+
+    /// Ends this tenure, unless it is ending already.
+    pub(crate) fn end(&self, how: Standing) {
+        self.standing.send_if_modified(|standing| {
+            let serves = *standing == Standing::Serves;
+            if serves {
+                *standing = how;
+            }
+            serves
+        });
     }
 }
 
 // === impl Children ===
+
+impl Children {
+    /// Whether any of them has something to do.
+    pub(crate) fn are_busy(&self) -> bool {
+        // Asked without the lock: an actor that ends meanwhile takes it.
+        let exits: Vec<_> = self.exits.lock().values().cloned().collect();
+        exits.iter().any(|exit| exit.is_busy())
+    }
+}
 
 impl fmt::Debug for Children {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,8 +12,8 @@ use std::{
 
 use aa_protocol::Timestamp;
 use aa_runtime::{
-    Clock, Directory, DirectoryOptions, Entity, Fault, Flow, LiveShard, LoadError, ManualClock,
-    Node, NodeOptions, Record, Reply, SeededEntropy,
+    Directory, DirectoryOptions, Entity, Fault, Flow, Incoming, LiveShard, LoadError, ManualClock,
+    Node, NodeOptions, Outgoing, Record, Remote, Reply, SeededEntropy, WireError,
 };
 use aa_store::{Fault as StoreFault, Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
 use bytes::Bytes;
@@ -36,6 +36,21 @@ struct Shared {
     loads: Arc<AtomicU32>,
     /// Whether what is stored of `a` makes whoever reads it panic.
     poisoned: Arc<AtomicBool>,
+}
+
+impl Remote for Ask {
+    fn pack(self) -> Option<Outgoing> {
+        None
+    }
+
+    fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
+        incoming.unknown()
+    }
+
+    fn fail(self, fault: Fault) {
+        let (Self::Add(reply) | Self::Get(reply) | Self::Panic(reply)) = self;
+        reply.send(Err(fault));
+    }
 }
 
 impl Entity for Counter {
@@ -118,7 +133,7 @@ async fn start(
     clock: &ManualClock,
     name: &str,
 ) -> Result<Node, aa_runtime::NodeError> {
-    let options = NodeOptions { name: name.to_owned(), shards: 2, lease: Duration::from_secs(10) };
+    let options = NodeOptions { name: name.to_owned(), shards: 2, cluster: None };
     let entropy = Arc::new(SeededEntropy::new(7));
     Node::start(store, Arc::new(clock.clone()), entropy, options).await
 }
@@ -129,10 +144,7 @@ async fn ask(
     message: impl FnOnce(Reply<u64>) -> Ask,
 ) -> Result<u64, Fault> {
     let (reply, answer) = Reply::channel();
-    match world.directory.send(&id.to_owned(), message(reply)) {
-        Ok(()) => {}
-        Err((fault, _message)) => return Err(fault),
-    }
+    world.directory.send(&id.to_owned(), message(reply));
     tokio::time::timeout(PATIENCE, answer)
         .await
         .expect("every message is answered")
@@ -204,13 +216,11 @@ async fn a_panicking_actor_is_loaded_again_and_its_callers_are_answered() {
     let (poison, poisoned) = Reply::channel();
     let (behind, answer) = Reply::channel();
     let id = "a".to_owned();
-    world.directory.send(&id, Ask::Panic(poison)).ok().unwrap();
-    let queued = world.directory.send(&id, Ask::Get(behind));
+    world.directory.send(&id, Ask::Panic(poison));
+    world.directory.send(&id, Ask::Get(behind));
     assert_eq!(poisoned.await.unwrap(), Err(Fault::Crashed), "it is not tried again");
-    if queued.is_ok() {
-        // The one behind was either dropped with the actor, to be sent again, or met the next life.
-        assert!(matches!(answer.await.unwrap(), Err(Fault::Gone) | Ok(1)));
-    }
+    // The one behind was either dropped with the actor, to be sent again, or met the next life.
+    assert!(matches!(answer.await.unwrap(), Err(Fault::Gone) | Ok(1)));
     assert_eq!(ask_again(&world, "a", Ask::Get).await, 1, "what was acknowledged is there");
     // The supervisor hears of the end beside what the next life does.
     hurry_until(&world, |world| world.directory.stats().failed == 1).await;
@@ -362,18 +372,14 @@ async fn a_deposed_owner_cannot_write() {
     let world = world().await;
     assert_eq!(ask(&world, "a", Ask::Add).await, Ok(1));
     let store = world.node.store();
-    // Its lease runs: the shards are not taken.
-    assert!(start(Arc::clone(&store), &world.clock, "b").await.is_err());
-    // A node that was paused past its lease: time passes without its renewals.
-    let later = ManualClock::new(world.clock.now().saturating_add(Duration::from_secs(11)));
-    let successor = start(Arc::clone(&store), &later, "b").await.expect("the lease is over");
+    let successor = start(Arc::clone(&store), &world.clock, "b").await.expect("it takes over");
     let failed = ask(&world, "a", Ask::Add).await.unwrap_err();
     assert!(failed.is_retryable(), "{failed}");
     let shared = Shared { store, loads: Arc::default(), poisoned: Arc::default() };
     let directory: Arc<Directory<Counter>> =
         Directory::new(successor, shared, DirectoryOptions::default());
     let (reply, answer) = Reply::channel();
-    directory.send(&"a".to_owned(), Ask::Get(reply)).ok().unwrap();
+    directory.send(&"a".to_owned(), Ask::Get(reply));
     assert_eq!(answer.await.unwrap(), Ok(1), "nothing of the deposed owner was written");
 }
 
@@ -383,7 +389,7 @@ async fn stopping_commits_what_was_taken() {
     let mut answers = Vec::new();
     for _ in 0..500 {
         let (reply, answer) = Reply::channel();
-        world.directory.send(&"a".to_owned(), Ask::Add(reply)).ok().unwrap();
+        world.directory.send(&"a".to_owned(), Ask::Add(reply));
         answers.push(answer);
     }
     assert_eq!(ask(&world, "a", Ask::Get).await, Ok(500));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aa_store::MemoryStore;
 
 use super::*;
-use crate::{LoadError, ManualClock, NodeOptions, Reply, SeededEntropy};
+use crate::{LoadError, ManualClock, NodeOptions, Outgoing, Reply, SeededEntropy, WireError};
 
 /// Answers with the epoch it lives in.
 struct Echo(Arc<LiveShard>);
@@ -14,6 +14,21 @@ enum Ask {
     Epoch(Reply<u64>),
     /// Never answered by itself.
     Never(Reply<u64>),
+}
+
+impl Remote for Ask {
+    fn pack(self) -> Option<Outgoing> {
+        None
+    }
+
+    fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
+        incoming.unknown()
+    }
+
+    fn fail(self, fault: Fault) {
+        let (Self::Epoch(reply) | Self::Never(reply)) = self;
+        reply.send(Err(fault));
+    }
 }
 
 impl Entity for Echo {
@@ -50,6 +65,10 @@ impl ChildExit for Deadly {
     fn exited(&self, _failure: Option<ActorProcessingErr>) {
         panic!("the supervisor's own");
     }
+
+    fn is_busy(&self) -> bool {
+        false
+    }
 }
 
 struct World {
@@ -63,7 +82,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn world() -> World {
     let clock = ManualClock::new(aa_protocol::Timestamp::from_micros(1_000_000));
-    let options = NodeOptions { name: "a".into(), shards: 1, lease: Duration::from_secs(10) };
+    let options = NodeOptions { name: "a".into(), shards: 1, cluster: None };
     let entropy = Arc::new(SeededEntropy::new(7));
     let store = Arc::new(MemoryStore::new());
     let node = Node::start(store, Arc::new(clock.clone()), entropy, options).await;
@@ -75,7 +94,7 @@ async fn world() -> World {
 impl World {
     async fn ask(&self, id: &str, ask: impl FnOnce(Reply<u64>) -> Ask) -> Result<u64, Fault> {
         let (reply, answer) = Reply::channel();
-        self.directory.send(&id.to_owned(), ask(reply)).map_err(|(fault, _message)| fault)?;
+        self.directory.send(&id.to_owned(), ask(reply));
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         answer.expect("every message is answered").unwrap_or(Err(Fault::Gone))
     }
@@ -102,7 +121,7 @@ async fn a_supervisor_that_is_killed_takes_its_actors_along_and_the_shard_comes_
     let first = world.epoch("a").await;
     let live = world.node.live(ShardId(0)).expect("the shard is held");
     let (reply, never) = Reply::channel();
-    assert!(world.directory.send(&"busy".to_owned(), Ask::Never(reply)).is_ok());
+    world.directory.send(&"busy".to_owned(), Ask::Never(reply));
     live.supervisor.kill();
     let left = tokio::time::timeout(PATIENCE, never).await.expect("nobody is left waiting");
     assert!(matches!(left, Ok(Err(Fault::Gone))), "{left:?}");
@@ -122,9 +141,10 @@ async fn a_supervisor_that_panics_ends_its_tenure_and_the_shard_comes_back() {
     assert_eq!(child, 1);
     let slots = world.directory.rooms[0].slots.read().clone();
     slots.values().for_each(|slot| slot.actor.stop(None));
-    let mut failed = live.failed.subscribe();
+    let mut standing = live.standing.subscribe();
     // What it returns holds a lock on the flag.
-    let ended = tokio::time::timeout(PATIENCE, failed.wait_for(|failed| *failed)).await.is_ok();
+    let failed = standing.wait_for(|standing| *standing == crate::shard::Standing::Failed);
+    let ended = tokio::time::timeout(PATIENCE, failed).await.is_ok();
     assert!(ended, "the tenure ends with its supervisor");
     assert!(world.epoch("a").await > first);
 }

@@ -1,0 +1,588 @@
+//! A node's life in a cluster: it renews its lease, watches the others, and takes, keeps and hands over shards.
+//!
+//! Everything that nodes agree on is in the store, and each acts by itself on what it reads there in every
+//! **beat**: one transaction that reads all nodes and owners and renews the node's own lease. There is no leader
+//! but one chore, balancing, which the owner of shard 0 does.
+//!
+//! What makes it safe is not here but in the journal, whose every commit reads the shard's epoch. What is here
+//! makes it live, and keeps a node that is cut off from answering out of its memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use aa_protocol::Timestamp;
+use aa_store::{CommitError, KeyRange, Order, Store, StoreError};
+use bytes::Bytes;
+
+use crate::{
+    balance::{self, Burden, Move},
+    lease::{self, LeaseError, NodeLife, Ownership},
+    membership::{self, ClusterOptions, NodeRecord, check_against, drain_key, node_key},
+    node::{Node, NodeError},
+    placement::{Elsewhere, Peer},
+    shard::ShardId,
+};
+
+/// A node as the others see it.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// What it writes of itself.
+    pub record: NodeRecord,
+    /// Whether its lease runs.
+    pub is_alive: bool,
+    /// How many shards it owns.
+    pub shards: usize,
+}
+
+/// A shard as the store has it.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Which.
+    pub shard: ShardId,
+    /// Its owner, and to whom it shall go.
+    pub ownership: Option<Ownership>,
+    /// Whether the owner's lease runs.
+    pub is_served: bool,
+}
+
+/// The cluster as this node last read it.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// All nodes on record, by name.
+    pub nodes: Vec<NodeStatus>,
+    /// All shards.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// What one node knows of the cluster from beat to beat.
+pub(crate) struct Member {
+    node: Node,
+    options: ClusterOptions,
+    life: NodeLife,
+    started_at: Timestamp,
+    renewals: u64,
+    draining: bool,
+    /// The last writing that was seen of each node, and when by this node's own clock.
+    seen: BTreeMap<String, Seen>,
+    /// When the last beat succeeded.
+    last_beat: Option<Duration>,
+    /// What each shard's journal had committed at the last look, and when that was.
+    counted: BTreeMap<ShardId, (u64, Duration)>,
+    loads: BTreeMap<ShardId, u32>,
+    /// When the chores of the cluster were last done here.
+    last_chores: Duration,
+    /// Shards that were moved lately, and when.
+    rested: BTreeMap<ShardId, Duration>,
+}
+
+/// The nodes whose leases run, by name.
+type Alive = BTreeMap<String, NodeRecord>;
+
+struct Seen {
+    record: NodeRecord,
+    at: Duration,
+}
+
+/// What a beat found in the store.
+struct Found {
+    nodes: Vec<NodeRecord>,
+    owners: BTreeMap<ShardId, Ownership>,
+}
+
+/// Why a beat did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum BeatError {
+    /// The record under this node's name is of another life.
+    #[error("another process joined under this node's name")]
+    Replaced,
+    #[error("the store did not answer in time")]
+    TimedOut,
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// How often the owner of shard 0 looks whether the load is fair and who is gone for good.
+const CHORES_EVERY: Duration = Duration::from_secs(5);
+
+/// Claims in one transaction.
+const CLAIMS: usize = 64;
+
+/// A node whose record was silent for this long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+
+// === impl Member ===
+
+impl Member {
+    /// Joins the cluster: checks that it may, and makes the first beat.
+    pub(crate) async fn join(node: Node, options: ClusterOptions) -> Result<Self, NodeError> {
+        let clock = node.clock();
+        let store = node.store();
+        membership::join(&*store, &*clock, &options, node.name()).await?;
+        let mut random = [0; 8];
+        node.entropy().fill(&mut random);
+        let life = NodeLife {
+            node: node.name().to_owned(),
+            incarnation: u64::from_be_bytes(random) >> 11,
+        };
+        let started_at = clock.now();
+        let mut member = Self {
+            node,
+            life,
+            started_at,
+            options,
+            renewals: 0,
+            draining: false,
+            seen: BTreeMap::new(),
+            last_beat: None,
+            counted: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            last_chores: clock.elapsed(),
+            rested: BTreeMap::new(),
+        };
+        member.survey().await?;
+        // INVARIANT: this writes the record of the life, whoever's was there; beats only renew it.
+        let mut txn = store.begin().await?;
+        txn.get(&node_key(&member.life.node)).await?;
+        member.record(clock.now()).put(&mut *txn);
+        txn.commit().await?;
+        Ok(member)
+    }
+
+    /// Looks at who is alive, by looking twice, and whether this node fits in.
+    async fn survey(&mut self) -> Result<(), NodeError> {
+        let store = self.node.store();
+        let before = membership::read_nodes(&mut *store.begin().await?).await?;
+        let others = before.iter().any(|record| record.life.node != self.life.node);
+        if !others {
+            return Ok(());
+        }
+        let longest = before.iter().map(|record| record.lease() / 3).max().unwrap_or_default();
+        self.node.clock().sleep(longest).await;
+        let after = membership::read_nodes(&mut *store.begin().await?).await?;
+        let was_written = |record: &&NodeRecord| {
+            record.life.node != self.life.node
+                && before
+                    .iter()
+                    .any(|old| old.life == record.life && old.renewals < record.renewals)
+        };
+        let alive: Vec<_> = after.iter().filter(was_written).cloned().collect();
+        check_against(&alive, &self.options, self.node.clock().now())
+    }
+
+    fn record(&self, now: Timestamp) -> NodeRecord {
+        NodeRecord {
+            life: self.life.clone(),
+            address: self.options.address.clone(),
+            zone: self.options.zone.clone(),
+            version: self.options.version.clone(),
+            protocols: self.options.protocols,
+            lease_ms: self.options.lease.as_millis() as u64,
+            renewals: self.renewals,
+            wall: now,
+            started_at: self.started_at,
+            draining: self.draining,
+            loads: self.loads.iter().map(|(shard, load)| (shard.0, *load)).collect(),
+        }
+    }
+
+    /// Beats until the node stops, or is no member any more.
+    pub(crate) async fn live(mut self) {
+        let clock = self.node.clock();
+        let mut stopping = self.node.stopping();
+        loop {
+            let begun = clock.elapsed();
+            match self.beat().await {
+                Ok(found) => self.act_on(found, begun).await,
+                Err(BeatError::Replaced) => {
+                    tracing::error!(
+                        node = self.life.node,
+                        "another process joined under this node's name; this one serves no more. \
+                         Give every node a name of its own"
+                    );
+                    self.node.leave_cluster();
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the lease was not renewed; it is tried again")
+                }
+            }
+            // As long a pause after a slow beat as after a fast one would let the lease lapse.
+            let spent = clock.elapsed().saturating_sub(begun);
+            let pause = self.options.beat().saturating_sub(spent).max(self.options.beat() / 8);
+            let in_doubt = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stop| *stop) => return,
+                () = self.node.table().doubted() => true,
+                () = clock.sleep(pause) => false,
+            };
+            // Many notice at once; one look does for all.
+            if in_doubt {
+                clock.sleep(self.options.beat() / 32).await;
+            }
+        }
+    }
+
+    async fn beat(&mut self) -> Result<Found, BeatError> {
+        let clock = self.node.clock();
+        let within = clock.sleep(self.options.lease / 2);
+        tokio::select! {
+            biased;
+            found = self.exchange() => found,
+            () = within => Err(BeatError::TimedOut),
+        }
+    }
+
+    /// Reads what the others wrote, and renews this node's own record.
+    async fn exchange(&mut self) -> Result<Found, BeatError> {
+        let store = self.node.store();
+        let mut txn = store.begin().await?;
+        let own = txn.get(&node_key(&self.life.node)).await?;
+        let is_own = own.is_some_and(|stored| {
+            serde_json::from_slice::<NodeRecord>(&stored)
+                .is_ok_and(|record| record.life == self.life)
+        });
+        if !is_own {
+            return Err(BeatError::Replaced);
+        }
+        let drain = txn.get_snapshot(&drain_key(&self.life.node)).await?.is_some();
+        let nodes = membership::read_nodes(&mut *txn).await?;
+        let range = KeyRange::prefix(lease::OWNERS);
+        let count = usize::from(self.node.shard_count());
+        let stored = txn.range_snapshot(&range, count, Order::Forward).await?;
+        let mut owners = BTreeMap::new();
+        for (key, value) in &stored {
+            // A record of a shard that the layout does not have is of somebody who edited the table.
+            let Some(shard) = lease::shard_of_key(key).filter(|shard| usize::from(shard.0) < count)
+            else {
+                tracing::error!(key = %key.escape_ascii(), "there is no such shard");
+                continue;
+            };
+            match lease::decode_owner(shard, value) {
+                Ok(ownership) => drop(owners.insert(shard, ownership)),
+                // Nobody serves it until somebody repairs it: `aasm cluster move` writes it anew.
+                Err(error) => tracing::error!(%error, "the shard is not served"),
+            }
+        }
+        self.renewals += 1;
+        self.draining = drain || self.node.is_leaving();
+        self.record(self.node.clock().now()).put(&mut *txn);
+        txn.commit().await?;
+        Ok(Found { nodes, owners })
+    }
+
+    /// Does what this beat's reading asks for.
+    async fn act_on(&mut self, found: Found, begun: Duration) {
+        let now = self.node.clock().elapsed();
+        self.observe(&found.nodes, now);
+        let alive = self.alive(now);
+        let is_mine = |ownership: &&Ownership| ownership.owner == self.life;
+        let mine: BTreeSet<ShardId> = found
+            .owners
+            .iter()
+            .filter(|(_, ownership)| is_mine(ownership))
+            .map(|(shard, _)| *shard)
+            .collect();
+        // First out of service what is not this node's any more; then the lease counts.
+        self.node.keep_only(&mine);
+        self.publish(&found, &alive);
+        if let Err(error) = self.check_others(&alive, now) {
+            tracing::error!(%error, "this node serves nothing until that is mended");
+            return;
+        }
+        self.node.serve_until(begun + self.options.serves_for());
+        for (shard, ownership) in found.owners.iter().filter(|(_, known)| is_mine(known)) {
+            let heir = ownership.successor.as_ref().and_then(|name| alive.get(name));
+            match heir.filter(|heir| heir.life != self.life) {
+                Some(heir) => self.node.hand_over(*shard, &heir.life, peer_of(heir)),
+                None => self.node.take(*shard, &self.life),
+            }
+        }
+        self.claim_orphans(&found, &alive).await;
+        self.measure(now);
+        if self.draining {
+            let moves = balance::send_away(&self.burdens(&found, &alive), &self.life.node);
+            self.order(&moves).await;
+        }
+        if mine.contains(&ShardId(0)) && now.saturating_sub(self.last_chores) >= CHORES_EVERY {
+            self.last_chores = now;
+            self.balance(&found, &alive, now).await;
+            self.forget_the_dead(now).await;
+        }
+        self.last_beat = Some(now);
+    }
+
+    fn observe(&mut self, nodes: &[NodeRecord], now: Duration) {
+        // Who did not look cannot say that nothing moved.
+        let was_away =
+            self.last_beat.is_none_or(|last| now.saturating_sub(last) > self.options.lease / 2);
+        self.seen.retain(|name, _| nodes.iter().any(|record| record.life.node == *name));
+        for record in nodes {
+            let is_known = self.seen.get(&record.life.node).is_some_and(|seen| {
+                seen.record.life == record.life && seen.record.renewals == record.renewals
+            });
+            if !is_known || was_away {
+                let seen = Seen { record: record.clone(), at: now };
+                self.seen.insert(record.life.node.clone(), seen);
+            }
+        }
+    }
+
+    /// The nodes whose leases run, this one among them.
+    fn alive(&self, now: Duration) -> Alive {
+        let runs = |seen: &&Seen| {
+            let lease = seen.record.lease();
+            seen.record.life == self.life || now.saturating_sub(seen.at) <= lease + lease / 10
+        };
+        let alive = self.seen.values().filter(runs);
+        alive.map(|seen| (seen.record.life.node.clone(), seen.record.clone())).collect()
+    }
+
+    /// Whether this node still fits in with those that wrote their records lately.
+    fn check_others(&self, alive: &Alive, now: Duration) -> Result<(), NodeError> {
+        let is_fresh = |record: &&NodeRecord| {
+            record.life != self.life
+                && self.seen.get(&record.life.node).is_some_and(|seen| seen.at == now)
+        };
+        let fresh: Vec<_> = alive.values().filter(is_fresh).cloned().collect();
+        check_against(&fresh, &self.options, self.node.clock().now())
+    }
+
+    /// Lets everybody on this node know where the shards are.
+    fn publish(&self, found: &Found, alive: &Alive) {
+        let others = alive.values().filter(|record| record.life != self.life);
+        let peers = others.map(|record| (Arc::from(record.life.node.as_str()), peer_of(record)));
+        let owner = |(shard, ownership): (&ShardId, &Ownership)| {
+            let record = alive.get(&ownership.owner.node)?;
+            let is_other = record.life == ownership.owner && record.life != self.life;
+            is_other.then(|| (*shard, peer_of(record)))
+        };
+        let owners = found.owners.iter().filter_map(owner).collect();
+        self.node.table().replace(Elsewhere { owners, peers: peers.collect() });
+
+        let owned = |life: &NodeLife| {
+            found.owners.values().filter(|ownership| ownership.owner == *life).count()
+        };
+        let nodes = found.nodes.iter().map(|record| NodeStatus {
+            is_alive: alive.get(&record.life.node).is_some_and(|known| known.life == record.life),
+            shards: owned(&record.life),
+            record: record.clone(),
+        });
+        let shards = (0..self.node.shard_count()).map(ShardId).map(|shard| {
+            let ownership = found.owners.get(&shard).cloned();
+            let is_served = ownership.as_ref().is_some_and(|ownership| {
+                alive.get(&ownership.owner.node).is_some_and(|node| node.life == ownership.owner)
+            });
+            ShardStatus { shard, ownership, is_served }
+        });
+        let view = ClusterView { nodes: nodes.collect(), shards: shards.collect() };
+        self.node.show_view(view);
+    }
+
+    /// Takes the shards of nobody, and of nodes whose lease has ended, that fall to this node.
+    async fn claim_orphans(&self, found: &Found, alive: &Alive) {
+        if self.draining {
+            return;
+        }
+        let takers: Vec<&str> = alive
+            .values()
+            .filter(|node| !node.draining)
+            .map(|node| node.life.node.as_str())
+            .collect();
+        let is_orphan = |shard: &ShardId| {
+            found.owners.get(shard).is_none_or(|ownership| {
+                alive.get(&ownership.owner.node).is_none_or(|node| node.life != ownership.owner)
+            })
+        };
+        let orphans: Vec<ShardId> = (0..self.node.shard_count())
+            .map(ShardId)
+            .filter(is_orphan)
+            .filter(|shard| balance::heir(*shard, &takers) == Some(self.life.node.as_str()))
+            .collect();
+        for claims in orphans.chunks(CLAIMS) {
+            match self.claim(claims, found).await {
+                Ok(()) => {
+                    tracing::info!(shards = claims.len(), "took shards that nobody served");
+                    claims.iter().for_each(|shard| self.node.take(*shard, &self.life));
+                }
+                // Somebody was faster, or their owner is back: the next beat tells.
+                Err(error) => tracing::info!(%error, "shards were not taken"),
+            }
+        }
+    }
+
+    /// Writes this node down as the owner, unless an owner has written anything since it was read.
+    async fn claim(&self, shards: &[ShardId], found: &Found) -> Result<(), BeatError> {
+        let store = self.node.store();
+        let mut txn = store.begin().await?;
+        let mut former = BTreeSet::new();
+        for shard in shards {
+            let known = lease::read_owner(&mut *txn, *shard).await?;
+            if known.as_ref() != found.owners.get(shard) {
+                let owner = known.map_or_else(String::new, |known| known.owner.node);
+                return Err(LeaseError::Held { shard: *shard, owner }.into());
+            }
+            former.extend(known.map(|known| known.owner.node));
+            let ownership = Ownership { owner: self.life.clone(), successor: None };
+            lease::put_owner(&mut *txn, *shard, &ownership);
+        }
+        for name in former {
+            // INVARIANT: renewals of the former owner conflict with the claim, so it never renews a lease that
+            // somebody else has seen end.
+            let stored = txn.get(&node_key(&name)).await?;
+            let now = stored.and_then(|stored| serde_json::from_slice::<NodeRecord>(&stored).ok());
+            let seen = self.seen.get(&name).map(|seen| &seen.record);
+            let moved = now.as_ref().map(|record| (&record.life, record.renewals))
+                != seen.map(|record| (&record.life, record.renewals));
+            if moved {
+                return Err(LeaseError::Held { shard: shards[0], owner: name }.into());
+            }
+        }
+        txn.commit().await?;
+        Ok(())
+    }
+
+    fn measure(&mut self, now: Duration) {
+        for live in self.node.table().all_live() {
+            let records = live.journal.stats().records;
+            let (before, at) =
+                self.counted.insert(live.id, (records, now)).unwrap_or((records, now));
+            let millis = now.saturating_sub(at).as_millis() as u64;
+            if millis == 0 {
+                continue;
+            }
+            // A tenure that began anew counts from zero.
+            let rate = records.saturating_sub(before) * 1_000 / millis;
+            let known = u64::from(self.loads.get(&live.id).copied().unwrap_or(0));
+            // Smoothed over some beats, so that one burst moves nothing.
+            let smooth = (known * 7 + rate).div_ceil(8);
+            if smooth == 0 {
+                self.loads.remove(&live.id);
+            } else {
+                self.loads.insert(live.id, u32::try_from(smooth).unwrap_or(u32::MAX));
+            }
+        }
+        let table = self.node.table();
+        self.loads.retain(|shard, _| table.live(*shard).is_some());
+        self.counted.retain(|shard, _| table.live(*shard).is_some());
+    }
+
+    /// What each node carries.
+    fn burdens(&self, found: &Found, alive: &Alive) -> Vec<Burden> {
+        let mut burdens: Vec<Burden> = alive
+            .values()
+            .map(|record| Burden {
+                node: record.life.node.clone(),
+                takes: !record.draining,
+                shards: BTreeMap::new(),
+                arriving: BTreeSet::new(),
+            })
+            .collect();
+        for (shard, ownership) in &found.owners {
+            let owner =
+                alive.get(&ownership.owner.node).filter(|node| node.life == ownership.owner);
+            let Some(owner) = owner else { continue };
+            let load = owner.loads.iter().find(|(number, _)| *number == shard.0);
+            // A shard on its way already counts where it goes.
+            let moving = ownership.successor.as_ref().filter(|name| alive.contains_key(*name));
+            let name = moving.unwrap_or(&owner.life.node);
+            let at = burdens.iter_mut().find(|burden| burden.node == *name);
+            let Some(at) = at else { continue };
+            at.shards.insert(*shard, load.map_or(0, |(_, load)| *load));
+            if moving.is_some() {
+                at.arriving.insert(*shard);
+            }
+        }
+        burdens
+    }
+
+    async fn balance(&mut self, found: &Found, alive: &Alive, now: Duration) {
+        self.rested.retain(|_, since| now.saturating_sub(*since) < balance::REST);
+        let resting: BTreeSet<ShardId> = self.rested.keys().copied().collect();
+        let moves = balance::plan(&self.burdens(found, alive), &resting);
+        for Move { shard, .. } in &moves {
+            self.rested.insert(*shard, now);
+        }
+        self.order(&moves).await;
+    }
+
+    /// Writes down to whom shards shall go; their owners see to it.
+    async fn order(&self, moves: &[Move]) {
+        if moves.is_empty() {
+            return;
+        }
+        for Move { shard, to } in moves {
+            if let Err(error) = order_move(&*self.node.store(), *shard, to).await {
+                tracing::info!(%error, %shard, to, "the move of a shard was not ordered");
+            }
+        }
+        tracing::info!(shards = moves.len(), "ordered shards to move");
+    }
+
+    async fn forget_the_dead(&self, now: Duration) {
+        let is_long_gone = |seen: &&Seen| now.saturating_sub(seen.at) > FORGOTTEN_AFTER;
+        for seen in self.seen.values().filter(is_long_gone) {
+            let forgotten = async {
+                let mut txn = self.node.store().begin().await?;
+                let key = node_key(&seen.record.life.node);
+                let stored = txn.get(&key).await?;
+                let now = stored.and_then(|s| serde_json::from_slice::<NodeRecord>(&s).ok());
+                if now.is_some_and(|record| record.renewals == seen.record.renewals) {
+                    txn.delete(key);
+                    txn.commit().await?;
+                }
+                Ok::<_, BeatError>(())
+            };
+            if let Err(error) = forgotten.await {
+                tracing::info!(%error, node = seen.record.life.node, "a dead node stays on record");
+            }
+        }
+    }
+}
+
+fn peer_of(record: &NodeRecord) -> Peer {
+    Peer {
+        name: Arc::from(record.life.node.as_str()),
+        incarnation: record.life.incarnation,
+        address: Arc::from(record.address.as_str()),
+    }
+}
+
+/// Writes down that `shard` shall go to node `to`.
+///
+/// # Errors
+/// The shard has no owner, or the store does not answer.
+pub async fn order_move(store: &dyn Store, shard: ShardId, to: &str) -> Result<(), LeaseError> {
+    let mut txn = store.begin().await?;
+    let Some(known) = lease::read_owner(&mut *txn, shard).await? else {
+        return Err(LeaseError::Held { shard, owner: "none".to_owned() });
+    };
+    if known.owner.node == to && known.successor.is_none() {
+        return Ok(());
+    }
+    let successor = (known.owner.node != to).then(|| to.to_owned());
+    lease::put_owner(&mut *txn, shard, &Ownership { successor, ..known });
+    txn.commit().await?;
+    Ok(())
+}
+
+/// Writes down that a node shall hand over all its shards and take none, or that it shall take some again.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn order_drain(store: &dyn Store, node: &str, drain: bool) -> Result<(), LeaseError> {
+    let mut txn = store.begin().await?;
+    if drain {
+        txn.put(drain_key(node), Bytes::from_static(b"1"));
+    } else {
+        txn.delete(drain_key(node));
+    }
+    txn.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Where shards live: what this node knows of it, and who waits to know.
+//!
+//! The store's records are the truth ([`crate::cluster`] reads them); this is a view of them, in memory, that
+//! corrects itself: a message that reached a node in vain puts its place in doubt until the next reading.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Notify, watch};
+
+use crate::shard::{LiveShard, ShardId};
+
+/// Another node, in one of its lives.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Which of its lives: a node that starts again is another peer.
+    pub incarnation: u64,
+    /// Where its relay listens, as `host:port`.
+    pub address: Arc<str>,
+}
+
+/// Where a shard lives, as far as this node knows.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// On this node.
+    Here,
+    /// On another.
+    At(Peer),
+    /// On none, or on its way.
+    Nowhere,
+}
+
+/// The places of all shards.
+pub(crate) struct ShardTable {
+    here: Vec<ArcSwapOption<LiveShard>>,
+    elsewhere: ArcSwap<Elsewhere>,
+    /// Counts the changes of either.
+    changes: watch::Sender<u64>,
+    /// Somebody has met an owner that is not.
+    doubts: Notify,
+}
+
+/// What was read of the other nodes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Elsewhere {
+    /// The owners of shards that are not this node's, by shard; only nodes whose leases run.
+    pub(crate) owners: BTreeMap<ShardId, Peer>,
+    /// The other nodes whose leases run.
+    pub(crate) peers: BTreeMap<Arc<str>, Peer>,
+}
+
+// === impl ShardTable ===
+
+impl ShardTable {
+    pub(crate) fn new(shards: u16) -> Self {
+        Self {
+            here: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
+            elsewhere: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            doubts: Notify::new(),
+        }
+    }
+
+    pub(crate) fn shard_count(&self) -> u16 {
+        self.here.len() as u16
+    }
+
+    /// The shard, while a tenure of it runs on this node.
+    pub(crate) fn live(&self, shard: ShardId) -> Option<Arc<LiveShard>> {
+        self.here.get(usize::from(shard.0))?.load_full()
+    }
+
+    /// All shards with a tenure on this node.
+    pub(crate) fn all_live(&self) -> impl Iterator<Item = Arc<LiveShard>> + '_ {
+        self.here.iter().filter_map(ArcSwapOption::load_full)
+    }
+
+    /// A tenure begins.
+    pub(crate) fn enter(&self, live: Arc<LiveShard>) {
+        self.here[usize::from(live.id.0)].store(Some(live));
+        self.tell();
+    }
+
+    /// The tenure of `epoch` serves no more, if it is the one that runs.
+    pub(crate) fn leave(&self, shard: ShardId, epoch: u64) {
+        let slot = &self.here[usize::from(shard.0)];
+        if slot.load().as_ref().is_some_and(|live| live.epoch == epoch) {
+            slot.store(None);
+            self.tell();
+        }
+    }
+
+    /// What was read of the other nodes.
+    pub(crate) fn replace(&self, read: Elsewhere) {
+        self.elsewhere.store(Arc::new(read));
+        self.tell();
+    }
+
+    /// The other nodes whose leases run.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        self.elsewhere.load().peers.values().cloned().collect()
+    }
+
+    pub(crate) fn find(&self, shard: ShardId) -> Place {
+        if self.live(shard).is_some() {
+            return Place::Here;
+        }
+        match self.elsewhere.load().owners.get(&shard) {
+            Some(peer) => Place::At(peer.clone()),
+            None => Place::Nowhere,
+        }
+    }
+
+    /// Waits until the shard is somewhere.
+    pub(crate) async fn wait_for(&self, shard: ShardId) -> Place {
+        let mut changes = self.changes.subscribe();
+        loop {
+            match self.find(shard) {
+                Place::Nowhere => {}
+                place => return place,
+            }
+            // The sender lives in `self`, so the wait cannot be cut short.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// The shard has just been handed over to `peer`.
+    pub(crate) fn expect(&self, shard: ShardId, peer: Peer) {
+        self.elsewhere.rcu(|elsewhere| {
+            let mut corrected = Elsewhere::clone(elsewhere);
+            corrected.owners.insert(shard, peer.clone());
+            corrected
+        });
+        self.tell();
+    }
+
+    /// Something has changed, says another node: the owners are read again.
+    pub(crate) fn look_again(&self) {
+        self.doubts.notify_one();
+    }
+
+    /// `peer` says that it does not have the shard: nobody is sent there until the owners are read again.
+    pub(crate) fn doubt(&self, shard: ShardId, peer: &Peer) {
+        self.elsewhere.rcu(|elsewhere| {
+            let mut corrected = Elsewhere::clone(elsewhere);
+            if corrected.owners.get(&shard) == Some(peer) {
+                corrected.owners.remove(&shard);
+            }
+            corrected
+        });
+        self.doubts.notify_one();
+    }
+
+    /// Completes once a place was put in doubt since the last call completed.
+    pub(crate) async fn doubted(&self) {
+        self.doubts.notified().await;
+    }
+
+    /// Completes once the lease of `peer` has ended, as far as this node knows.
+    pub(crate) async fn wait_until_gone(&self, peer: &Peer) {
+        let mut changes = self.changes.subscribe();
+        while self.elsewhere.load().peers.get(&peer.name) == Some(peer) {
+            let _ = changes.changed().await;
+        }
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+}
+
+impl fmt::Debug for ShardTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let here = self.all_live().count();
+        f.debug_struct("ShardTable").field("here", &here).finish_non_exhaustive()
+    }
+}
