@@ -63,6 +63,8 @@ pub(crate) struct Member {
     options: ClusterOptions,
     life: NodeLife,
     started_at: Timestamp,
+    /// The same by [`Clock::elapsed`](crate::Clock::elapsed).
+    joined: Duration,
     renewals: u64,
     draining: bool,
     /// The last writing that was seen of each node, and when by this node's own clock.
@@ -136,6 +138,7 @@ impl Member {
             node,
             life,
             started_at,
+            joined: clock.elapsed(),
             options,
             renewals: 0,
             draining: false,
@@ -153,6 +156,10 @@ impl Member {
         member.record(clock.now()).put(&mut *txn);
         txn.commit().await?;
         Ok(member)
+    }
+
+    pub(crate) const fn incarnation(&self) -> u64 {
+        self.life.incarnation
     }
 
     /// Looks at who is alive, by looking twice, and whether this node fits in.
@@ -292,7 +299,7 @@ impl Member {
         // First out of service what is not this node's any more; then the lease counts.
         self.node.keep_only(&mine);
         self.publish(&found, &alive);
-        if let Err(error) = self.check_others(&alive, now) {
+        if let Err(error) = self.check_clock(&alive, now) {
             tracing::error!(%error, "this node serves nothing until that is mended");
             return;
         }
@@ -344,14 +351,30 @@ impl Member {
         alive.map(|seen| (seen.record.life.node.clone(), seen.record.clone())).collect()
     }
 
-    /// Whether this node still fits in with those that wrote their records lately.
-    fn check_others(&self, alive: &Alive, now: Duration) -> Result<(), NodeError> {
-        let is_fresh = |record: &&NodeRecord| {
-            record.life != self.life
-                && self.seen.get(&record.life.node).is_some_and(|seen| seen.at == now)
+    /// Whether this node's time of day is still that of the others. Of two nodes that disagree, it is the one whose
+    /// clock was set: each knows that of itself, by what passed meanwhile.
+    fn check_clock(&self, alive: &Alive, now: Duration) -> Result<(), NodeError> {
+        let clock = self.node.clock();
+        let wall = clock.now();
+        let offsets =
+            alive.values().filter(|record| record.life != self.life).filter_map(|record| {
+                let age = now.saturating_sub(self.seen.get(&record.life.node)?.at);
+                let theirs = record.wall.saturating_add(age);
+                (age < self.options.lease / 2).then(|| wall.as_micros() - theirs.as_micros())
+            });
+        let offsets: Vec<i64> = offsets.collect();
+        let jumped = {
+            let expected = self.started_at.saturating_add(now.saturating_sub(self.joined));
+            (wall.as_micros() - expected.as_micros()).unsigned_abs()
+                > self.options.max_skew.as_micros() as u64 / 2
         };
-        let fresh: Vec<_> = alive.values().filter(is_fresh).cloned().collect();
-        check_against(&fresh, &self.options, self.node.clock().now())
+        match membership::check_clock(&offsets, self.options.max_skew) {
+            Err(error) if offsets.len() < 2 && !jumped => {
+                tracing::warn!(%error, "or the other node's is off; both go on");
+                Ok(())
+            }
+            checked => checked,
+        }
     }
 
     /// Lets everybody on this node know where the shards are.

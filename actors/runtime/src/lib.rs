@@ -22,6 +22,8 @@ pub mod node;
 mod placement;
 pub mod relay;
 pub mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod tenure;
 pub mod wire;
 

@@ -260,18 +260,27 @@ pub(crate) fn check_against(
             });
         }
     }
-    let mut offsets: Vec<i64> =
+    let offsets: Vec<i64> =
         others.iter().map(|other| now.as_micros() - other.wall.as_micros()).collect();
-    offsets.sort_unstable();
-    // Of two nodes that disagree, the one that asks is as likely to be wrong: it is the one that waits.
-    let Some(median) = offsets.get(offsets.len() / 2) else { return Ok(()) };
-    if median.unsigned_abs() > options.max_skew.as_micros() as u64 {
-        return Err(NodeError::ClockOff {
-            by: Duration::from_micros(median.unsigned_abs()),
-            ahead: *median > 0,
-            nodes: offsets.len(),
-            borne: options.max_skew,
-        });
+    check_clock(&offsets, options.max_skew)
+}
+
+/// Checks by how many microseconds this node's clock is ahead of each of the others.
+///
+/// # Errors
+/// [`NodeError::ClockOff`] when most of them are further away than is borne.
+pub(crate) fn check_clock(offsets: &[i64], borne: Duration) -> Result<(), NodeError> {
+    let is_far = |offset: &&i64| u128::from(offset.unsigned_abs()) > borne.as_micros();
+    let mut far: Vec<i64> = offsets.iter().filter(is_far).copied().collect();
+    if far.len() * 2 <= offsets.len() {
+        return Ok(());
     }
-    Ok(())
+    far.sort_unstable();
+    let median = far[far.len() / 2];
+    Err(NodeError::ClockOff {
+        by: Duration::from_micros(median.unsigned_abs()),
+        ahead: median > 0,
+        nodes: offsets.len(),
+        borne,
+    })
 }

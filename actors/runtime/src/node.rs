@@ -145,6 +145,7 @@ struct Inner {
     /// How many there are.
     kept: watch::Sender<usize>,
     view: ArcSwap<ClusterView>,
+    incarnation: AtomicU64,
     leaving: AtomicBool,
     stopping: watch::Sender<bool>,
 }
@@ -207,6 +208,7 @@ impl Node {
         let options = NodeOptions::clustered(name, cluster.clone());
         let node = Self::new(store, clock, entropy, options, Some(transport)).await?;
         let member = Member::join(node.clone(), cluster).await?;
+        node.inner.incarnation.store(member.incarnation(), Ordering::Release);
         tokio::spawn(member.live());
         Ok(node)
     }
@@ -232,6 +234,7 @@ impl Node {
             keepers: Mutex::default(),
             kept: watch::Sender::new(0),
             view: ArcSwap::default(),
+            incarnation: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         };
@@ -253,6 +256,11 @@ impl Node {
     /// The node's name.
     pub fn name(&self) -> &str {
         &self.inner.options.name
+    }
+
+    /// Which life of the node this is, in a cluster.
+    pub fn incarnation(&self) -> u64 {
+        self.inner.incarnation.load(Ordering::Acquire)
     }
 
     /// How many shards the store is laid out in.
@@ -327,6 +335,16 @@ impl Node {
         self.inner.stopping.send_replace(true);
         // The sender lives in `self`, so the wait cannot be cut short.
         let _ = kept.wait_for(|kept| *kept == 0).await;
+    }
+
+    /// Ends at once, as by a crash: nothing more is handed over, committed or answered.
+    #[cfg(feature = "sim")]
+    pub fn crash(&self) {
+        self.inner.serves_until.store(0, Ordering::Release);
+        for live in self.inner.table.all_live() {
+            live.journal.close();
+        }
+        self.inner.stopping.send_replace(true);
     }
 
     // --- for the cluster

@@ -1,0 +1,450 @@
+//! What callers of an actor can rely on when its shard lives on one of many nodes that come, go and fall silent.
+//! Time is simulated: every wait is bounded by it, and a test takes no longer than its work.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use aa_protocol::Timestamp;
+use aa_runtime::{
+    Clock, ClusterOptions, Directory, DirectoryOptions, Entity, Fault, Flow, Incoming, LiveShard,
+    LoadError, Node, NodeError, Outgoing, PROTOCOLS, Protocols, Record, Remote, Reply,
+    SeededEntropy, WireError, cluster,
+    sim::{Link, SimClock, SimNet, SimStore},
+};
+use aa_store::{MemoryStore, Store};
+use bytes::Bytes;
+
+struct Counter {
+    id: String,
+    shard: Arc<LiveShard>,
+    count: u64,
+}
+
+#[derive(Debug)]
+enum Ask {
+    Add(Reply<u64>),
+    Get(Reply<u64>),
+}
+
+impl Remote for Ask {
+    fn pack(self) -> Option<Outgoing> {
+        Some(match self {
+            Self::Add(reply) => Outgoing::new("add", &()).answering(reply),
+            Self::Get(reply) => Outgoing::new("get", &()).answering(reply),
+        })
+    }
+
+    fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
+        match incoming.verb() {
+            "add" => Ok(Self::Add(incoming.reply()?)),
+            "get" => Ok(Self::Get(incoming.reply()?)),
+            _ => incoming.unknown(),
+        }
+    }
+
+    fn fail(self, fault: Fault) {
+        let (Self::Add(reply) | Self::Get(reply)) = self;
+        reply.send(Err(fault));
+    }
+}
+
+impl Entity for Counter {
+    type Id = String;
+    type Message = Ask;
+    type Context = Arc<dyn Store>;
+
+    const KIND: &'static str = "counter";
+
+    fn shard_key(id: &String) -> Vec<u8> {
+        id.clone().into_bytes()
+    }
+
+    async fn load(
+        id: String,
+        shard: Arc<LiveShard>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, LoadError> {
+        let failed = |error| LoadError::new::<Self>(&id, error);
+        let mut txn = store.begin().await.map_err(failed)?;
+        let stored = txn.get_snapshot(id.as_bytes()).await.map_err(failed)?;
+        let count =
+            stored.map_or(0, |bytes| u64::from_be_bytes(bytes.as_ref().try_into().unwrap()));
+        Ok(Self { id, shard, count })
+    }
+
+    async fn handle(&mut self, ask: Ask) -> Flow {
+        match ask {
+            Ask::Get(reply) => self.shard.journal.answer_after(reply, self.count),
+            Ask::Add(reply) => {
+                self.count += 1;
+                let count = self.count;
+                let key = Bytes::copy_from_slice(self.id.as_bytes());
+                let write = (key, Bytes::copy_from_slice(&count.to_be_bytes()));
+                let done = Reply::new(move |committed: Result<(), Fault>| {
+                    reply.send(committed.map(|()| count));
+                });
+                let _ = self.shard.journal.append(Record::of_state(vec![write], done));
+            }
+        }
+        Flow::Continue
+    }
+}
+
+/// A cluster in this process.
+struct World {
+    store: Arc<dyn Store>,
+    net: SimNet,
+    clock: SimClock,
+    nodes: BTreeMap<&'static str, Member>,
+}
+
+struct Member {
+    node: Node,
+    directory: Arc<Directory<Counter>>,
+    store: SimStore,
+}
+
+const START: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
+
+/// Far more than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn options(name: &str) -> ClusterOptions {
+    ClusterOptions {
+        cluster: "prod".to_owned(),
+        identity: "authority".to_owned(),
+        address: format!("{name}:7100"),
+        zone: String::new(),
+        version: "1.0.0".to_owned(),
+        protocols: PROTOCOLS,
+        lease: ClusterOptions::LEASE,
+        max_skew: ClusterOptions::MAX_SKEW,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            store: Arc::new(MemoryStore::new()),
+            net: SimNet::new(7),
+            clock: SimClock::new(START),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    async fn of(names: &[&'static str]) -> Self {
+        let mut world = Self::new();
+        for name in names {
+            world.start(name, options(name)).await.unwrap();
+        }
+        world.settle().await;
+        world
+    }
+
+    async fn start(
+        &mut self,
+        name: &'static str,
+        options: ClusterOptions,
+    ) -> Result<(), NodeError> {
+        let clock = self.clock.another();
+        self.start_with(name, options, clock).await
+    }
+
+    async fn start_with(
+        &mut self,
+        name: &'static str,
+        options: ClusterOptions,
+        clock: SimClock,
+    ) -> Result<(), NodeError> {
+        let seed = self.nodes.len() as u64 + 1;
+        let store = SimStore::new(Arc::clone(&self.store), seed);
+        let node = Node::join(
+            Arc::new(store.clone()),
+            Arc::new(clock),
+            Arc::new(SeededEntropy::new(seed)),
+            name.to_owned(),
+            options,
+            self.net.transport(name),
+        )
+        .await?;
+        let context: Arc<dyn Store> = Arc::new(store.clone());
+        let directory = Directory::new(node.clone(), context, DirectoryOptions::default());
+        self.net.plug_in(name, node.incarnation(), node.relay().clone());
+        self.nodes.insert(name, Member { node, directory, store });
+        Ok(())
+    }
+
+    /// Waits until every shard is served and nobody wants to move one.
+    async fn settle(&self) {
+        self.until("the cluster settles", |world| {
+            let shares = world.shares();
+            let fair = 256 / world.nodes.len().max(1);
+            shares.values().sum::<usize>() == 256
+                && shares.values().all(|share| *share * 6 / 5 >= fair * 4 / 5)
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !is_so(self) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(waited.is_ok(), "{what}: {:?}", self.shares());
+    }
+
+    /// How many shards each node serves.
+    fn shares(&self) -> BTreeMap<&'static str, usize> {
+        let serves = |member: &Member| {
+            (0..256).filter(|shard| member.node.live(aa_runtime::ShardId(*shard)).is_some()).count()
+        };
+        self.nodes.iter().map(|(name, member)| (*name, serves(member))).collect()
+    }
+
+    async fn ask(
+        &self,
+        at: &str,
+        id: &str,
+        message: impl FnOnce(Reply<u64>) -> Ask,
+    ) -> Result<u64, Fault> {
+        let (reply, answer) = Reply::channel();
+        self.nodes[at].directory.send(&id.to_owned(), message(reply));
+        let answer = tokio::time::timeout(PATIENCE, answer).await;
+        answer.expect("every message is answered").unwrap_or(Err(Fault::Gone))
+    }
+
+    fn owner_of(&self, id: &str) -> Option<&'static str> {
+        let here = |member: &Member| member.directory.is_here(&id.to_owned());
+        self.nodes.iter().find(|(_, member)| here(member)).map(|(name, _)| *name)
+    }
+
+    fn crash(&mut self, name: &str) {
+        let member = self.nodes.remove(name).unwrap();
+        member.store.set_cut(true);
+        self.net.pull_out(name);
+        member.node.crash();
+    }
+}
+
+fn ids() -> impl Iterator<Item = String> {
+    (0..40).map(|number| format!("counter-{number}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_node_answers_for_any_actor() {
+    let world = World::of(&["a", "b", "c"]).await;
+    for (turn, at) in ["a", "b", "c"].into_iter().enumerate() {
+        for id in ids() {
+            assert_eq!(world.ask(at, &id, Ask::Add).await, Ok(turn as u64 + 1), "{id} by {at}");
+        }
+    }
+    let sent: u64 = world.nodes.values().map(|member| member.node.relay().stats().sent).sum();
+    assert!(sent > 40, "the test went over the network");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_has_one_owner_at_a_time_and_every_node_a_share() {
+    let world = World::of(&["a", "b", "c"]).await;
+    for _ in 0..500 {
+        for shard in (0..256).map(aa_runtime::ShardId) {
+            let owners = world.nodes.values().filter(|member| member.node.live(shard).is_some());
+            assert!(owners.count() <= 1, "{shard}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world
+        .until("all have their share", |world| {
+            world.shares().values().all(|share| (68..=103).contains(share))
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_crashed_node_had_acknowledged_is_there_within_the_lease() {
+    let mut world = World::of(&["a", "b", "c"]).await;
+    for id in ids() {
+        assert_eq!(world.ask("a", &id, Ask::Add).await, Ok(1));
+    }
+    world.crash("b");
+    let crashed = tokio::time::Instant::now();
+    for id in ids() {
+        assert_eq!(world.ask("c", &id, Ask::Get).await, Ok(1), "{id}");
+    }
+    let took = crashed.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    world.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_cut_off_from_the_store_stops_answering_before_others_take_over() {
+    let world = World::of(&["a", "b", "c"]).await;
+    let id = ids().find(|id| world.owner_of(id) == Some("b")).unwrap();
+    assert_eq!(world.ask("b", &id, Ask::Add).await, Ok(1));
+    world.nodes["b"].store.set_cut(true);
+    let mut others = 0;
+    while others == 0 {
+        let here = |name: &&str| world.nodes[*name].directory.is_here(&id);
+        let serving: Vec<_> = ["a", "b", "c"].into_iter().filter(here).collect();
+        assert!(serving.len() <= 1, "two serve it: {serving:?}");
+        others = serving.iter().filter(|name| **name != "b").count();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(world.ask("a", &id, Ask::Add).await, Ok(2));
+    // Once it reaches the store again it is a member like the others, and knows where the shard is.
+    world.nodes["b"].store.set_cut(false);
+    world.until("it is back", |world| world.nodes["b"].node.serves()).await;
+    assert_eq!(world.ask("b", &id, Ask::Add).await, Ok(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_nobody_reaches_for_a_while_moves_no_shard() {
+    let world = World::of(&["a", "b", "c"]).await;
+    let before = world.shares();
+    world.nodes.values().for_each(|member| member.store.set_cut(true));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(world.shares().values().all(|share| *share == 0), "nobody answers without the store");
+    world.nodes.values().for_each(|member| member.store.set_cut(false));
+    world.until("all are back", |world| world.shares() == before).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_planned_move_loses_no_message() {
+    let world = World::of(&["a", "b"]).await;
+    let id = ids().find(|id| world.owner_of(id) == Some("a")).unwrap();
+    let shard = aa_runtime::ShardId::of(Counter::KIND, id.as_bytes(), 256);
+    let mut expected = 0;
+    for to in ["b", "a", "b", "a"] {
+        cluster::order_move(&*world.store, shard, to).await.unwrap();
+        while world.owner_of(&id) != Some(to) {
+            expected += 1;
+            let at = if expected % 2 == 0 { "a" } else { "b" };
+            assert_eq!(world.ask(at, &id, Ask::Add).await, Ok(expected));
+        }
+    }
+    assert!(expected > 4, "the test exercised what it is about");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_node_has_no_shard_and_is_given_none_until_it_may_take_some_again() {
+    let mut world = World::of(&["a", "b", "c"]).await;
+    cluster::order_drain(&*world.store, "b", true).await.unwrap();
+    world.until("b is empty", |world| world.shares()["b"] == 0).await;
+    world.crash("c");
+    world.until("a has all", |world| world.shares()["a"] == 256).await;
+    assert_eq!(world.shares()["b"], 0);
+    cluster::order_drain(&*world.store, "b", false).await.unwrap();
+    world.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_hands_over_first() {
+    let mut world = World::of(&["a", "b"]).await;
+    for id in ids() {
+        assert_eq!(world.ask("a", &id, Ask::Add).await, Ok(1));
+    }
+    let leaving = world.nodes.remove("b").unwrap();
+    let begun = tokio::time::Instant::now();
+    leaving.node.stop().await;
+    world.net.pull_out("b");
+    world.until("a has all", |world| world.shares()["a"] == 256).await;
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    for id in ids() {
+        assert_eq!(world.ask("a", &id, Ask::Add).await, Ok(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_between_nodes_leaves_callers_with_an_answer_in_time() {
+    let world = World::of(&["a", "b"]).await;
+    let id = ids().find(|id| world.owner_of(id) == Some("b")).unwrap();
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        world.net.set_link(from, to, Link { is_cut: true, ..Link::default() });
+        let asked = tokio::time::Instant::now();
+        let fault = world.ask("a", &id, Ask::Add).await.unwrap_err();
+        assert!(matches!(fault, Fault::Unreachable { .. }), "{fault}");
+        assert!(asked.elapsed() < Duration::from_secs(31));
+        world.net.heal();
+    }
+    // The first was lost on its way there, the second on its way back.
+    assert_eq!(world.ask("a", &id, Ask::Get).await, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_fit_in_is_refused_with_the_reason() {
+    let mut world = World::of(&["a", "b"]).await;
+    let cases: [(ClusterOptions, &str); 3] = [
+        (ClusterOptions { cluster: "test".to_owned(), ..options("x") }, "key prefix of its own"),
+        (ClusterOptions { identity: "forged".to_owned(), ..options("x") }, "certificate authority"),
+        (
+            ClusterOptions { protocols: Protocols { lowest: 8, highest: 9 }, ..options("x") },
+            "one version at a time",
+        ),
+    ];
+    for (options, advice) in cases {
+        let refused = world.start("x", options).await.unwrap_err().to_string();
+        assert!(refused.contains(advice), "{refused}");
+    }
+    let clock = world.clock.another();
+    clock.set_skew(3_600_000_000);
+    let refused = world.start_with("x", options("x"), clock).await.unwrap_err().to_string();
+    assert!(refused.contains("3600") && refused.contains("NTP"), "{refused}");
+    let elsewhere = ClusterOptions { address: "elsewhere:7100".to_owned(), ..options("a") };
+    let refused = world.start("a", elsewhere).await.unwrap_err().to_string();
+    assert!(refused.contains("a name of its own"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_wrong_while_it_runs_takes_its_node_out() {
+    let mut world = World::of(&["a", "b"]).await;
+    let clock = world.clock.another();
+    world.start_with("c", options("c"), clock.clone()).await.unwrap();
+    world.settle().await;
+    clock.set_skew(-3_600_000_000);
+    world.until("c serves nothing", |world| world.shares()["c"] == 0).await;
+    assert!(world.nodes["a"].node.serves() && world.nodes["b"].node.serves());
+    clock.set_skew(0);
+    world.until("c serves", |world| world.nodes["c"].node.serves()).await;
+    assert!(clock.now() > START);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_again_under_its_name_takes_its_shards_at_once() {
+    let mut world = World::of(&["a", "b"]).await;
+    for id in ids() {
+        assert_eq!(world.ask("a", &id, Ask::Add).await, Ok(1));
+    }
+    world.crash("b");
+    world.start("b", options("b")).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    for id in ids() {
+        assert_eq!(world.ask("b", &id, Ask::Add).await, Ok(2));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn clocks_that_run_at_different_speeds_never_make_two_owners() {
+    let mut world = World::new();
+    for (name, drift) in [("a", 50_000), ("b", -50_000), ("c", 0)] {
+        let clock = world.clock.another();
+        clock.set_drift(drift);
+        let borne = ClusterOptions { max_skew: Duration::from_secs(600), ..options(name) };
+        world.start_with(name, borne, clock).await.unwrap();
+    }
+    world.settle().await;
+    for cut in ["a", "b", "c"] {
+        world.nodes[cut].store.set_cut(true);
+        for _ in 0..800 {
+            for shard in (0..256).map(aa_runtime::ShardId) {
+                let serving = world.nodes.values().filter(|m| m.node.live(shard).is_some());
+                assert!(serving.count() <= 1, "{shard} when {cut} is cut off");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world.nodes[cut].store.set_cut(false);
+        world.until("it is back", |world| world.nodes[cut].node.serves()).await;
+    }
+}
