@@ -2,6 +2,9 @@
 //!
 //! Group commit without a timer: while one transaction is on its way to the disk, records gather for
 //! the next. So a lone record goes at once, and a crowd shares a commit.
+//!
+//! A batch is applied once or not at all, whatever the store says of it: each commit writes a mark of its own and
+//! conflicts with every other, so one whose result is unknown is looked for, and tried again if it is not there.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,17 +12,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aa_protocol::WorkspaceId;
-use aa_store::{KeyRange, Order, Store, StoreError};
+use aa_store::{CommitError, KeyRange, Order, Store, StoreError, Transaction, Version};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
+    clock::Clock,
     fault::{Fault, Reply},
-    lease,
+    lease::{self, LeaseError},
     shard::ShardId,
 };
 
@@ -86,6 +91,12 @@ struct Inner {
     shard: ShardId,
     epoch: u64,
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    /// Holds which batch was applied last, so that one whose result is unknown can be looked for.
+    mark_key: Bytes,
+    /// The version of the last commit, and when it was answered.
+    known: Mutex<Option<(Version, Duration)>>,
+    batches: AtomicU64,
     open: Mutex<Open>,
     wake: Notify,
     closed: AtomicBool,
@@ -127,6 +138,24 @@ struct Placed {
     done: Reply<()>,
 }
 
+/// One change of the store.
+#[derive(Clone)]
+enum Write {
+    /// Of a key that nobody else writes or reads but from snapshots.
+    Quietly(Bytes, Bytes),
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+}
+
+/// A transaction of this tenure.
+struct Begun {
+    txn: Box<dyn Transaction>,
+    /// The mark of the last batch that was applied, where it was read.
+    mark_found: Option<Bytes>,
+    /// Whether nothing was read.
+    is_blind: bool,
+}
+
 /// Where an entry goes, with its digest.
 struct Place {
     log: LogTail,
@@ -136,6 +165,13 @@ struct Place {
 
 /// Digests kept for each log: 2 MiB.
 const RECENT: usize = 1 << 16;
+
+/// How often a batch is tried that conflicts, or whose result is unknown.
+const ATTEMPTS: usize = 6;
+
+/// How long the version of a commit may serve for the next to begin after. Stores forget what was written
+/// when, after five seconds at the earliest.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 // === impl Record ===
 
@@ -158,12 +194,17 @@ impl Journal {
         shard: ShardId,
         epoch: u64,
         store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
         withdraw: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let inner = Inner {
             shard,
             epoch,
             store,
+            clock,
+            mark_key: lease::mark_key(shard),
+            known: Mutex::default(),
+            batches: AtomicU64::new(0),
             open: Mutex::default(),
             wake: Notify::new(),
             closed: AtomicBool::new(false),
@@ -328,16 +369,20 @@ impl Journal {
         }
     }
 
-    async fn commit(&self, mut batch: Vec<Placed>) -> Result<(), Fault> {
+    async fn commit(&self, batch: Vec<Placed>) -> Result<(), Fault> {
         let mut replies = Vec::with_capacity(batch.len());
-        let places: Vec<Place> =
-            batch.iter_mut().filter_map(|record| record.place.take()).collect();
-        let committed = if batch.iter().all(Placed::is_empty) {
-            replies.extend(batch.into_iter().map(|record| record.done));
-            Ok(())
-        } else {
-            self.commit_writes(batch, &mut replies).await
-        };
+        let mut places = Vec::new();
+        let mut writes = Vec::new();
+        for record in batch {
+            places.extend(record.place);
+            // Entries are written once, here, and read from snapshots only.
+            writes.extend(record.entry.map(|(key, value)| Write::Quietly(key, value)));
+            let state = record.head.into_iter().chain(record.writes);
+            writes.extend(state.map(|(key, value)| Write::Put(key, value)));
+            writes.extend(record.removes.into_iter().map(Write::Delete));
+            replies.push(record.done);
+        }
+        let committed = if writes.is_empty() { Ok(()) } else { self.commit_writes(&writes).await };
         match committed {
             Ok(()) => {
                 self.keep_digests(places);
@@ -365,44 +410,66 @@ impl Journal {
         }
     }
 
-    async fn commit_writes(
-        &self,
-        batch: Vec<Placed>,
-        replies: &mut Vec<Reply<()>>,
-    ) -> Result<(), String> {
-        let begun = self.inner.store.begin().await;
-        let mut txn = match begun {
-            Ok(txn) => txn,
-            Err(error) => {
-                replies.extend(batch.into_iter().map(|record| record.done));
-                return Err(error.to_string());
+    /// Commits the writes once, however often that has to be tried.
+    async fn commit_writes(&self, writes: &[Write]) -> Result<(), String> {
+        let number = self.inner.batches.fetch_add(1, Ordering::Relaxed) + 1;
+        let mark = [self.inner.epoch.to_be_bytes(), number.to_be_bytes()].concat();
+        let mut doubtful = false;
+        let mut problem = String::new();
+        for _ in 0..ATTEMPTS {
+            let Begun { mut txn, mark_found, is_blind } =
+                self.begin(doubtful).await.map_err(|error| error.to_string())?;
+            if mark_found.is_some_and(|found| found == mark) {
+                // An earlier attempt was applied after all.
+                return Ok(());
             }
-        };
-        for record in batch {
-            if let Some((key, value)) = record.entry {
-                // Written once, here, and read from snapshots only.
-                txn.put_without_conflict(key, value);
+            for write in writes {
+                match write.clone() {
+                    Write::Quietly(key, value) => txn.put_without_conflict(key, value),
+                    Write::Put(key, value) => txn.put(key, value),
+                    Write::Delete(key) => txn.delete(key),
+                }
             }
-            for (key, value) in record.head.into_iter().chain(record.writes) {
-                txn.put(key, value);
+            txn.put(self.inner.mark_key.clone(), mark.clone().into());
+            match txn.commit().await {
+                Ok(version) => {
+                    *self.inner.known.lock() = Some((version, self.inner.clock.elapsed()));
+                    return Ok(());
+                }
+                Err(error @ (CommitError::Conflict | CommitError::UnknownResult(_))) => {
+                    *self.inner.known.lock() = None;
+                    // INVARIANT: the next attempt reads and writes the mark, which this one did too: at most one
+                    // of them is ever applied, even if this one is still on its way.
+                    doubtful |= matches!(error, CommitError::UnknownResult(_)) || is_blind;
+                    problem = error.to_string();
+                }
+                Err(error) => return Err(error.to_string()),
             }
-            for key in record.removes {
-                txn.delete(key);
-            }
-            replies.push(record.done);
         }
-        // INVARIANT: every commit reads the epoch, so a deposed owner's commit conflicts.
-        let epoch = lease::read_epoch(&mut *txn, self.inner.shard)
-            .await
-            .map_err(|error| error.to_string())?;
-        if epoch != self.inner.epoch {
-            return Err(format!(
-                "shard {} was taken over under epoch {epoch}, this tenure is {}",
-                self.inner.shard, self.inner.epoch
-            ));
+        Err(problem)
+    }
+
+    /// Begins a transaction that commits only while this tenure's epoch stands, and no other attempt of this
+    /// journal comes in between.
+    async fn begin(&self, doubtful: bool) -> Result<Begun, LeaseError> {
+        let Inner { shard, epoch, store, clock, mark_key, known, .. } = &*self.inner;
+        let latest = *known.lock();
+        let fresh = latest.filter(|(_, at)| clock.elapsed().saturating_sub(*at) < KNOWN_FOR);
+        // INVARIANT: every commit conflicts with whoever bumps the epoch. What an earlier commit of this journal
+        // has checked need not be read again: it is enough that nothing was written since.
+        if let Some((version, _)) = fresh.filter(|_| !doubtful) {
+            let mut txn = store.begin_after(version).await?;
+            txn.add_read_conflict(KeyRange::single(&lease::epoch_key(*shard)));
+            txn.add_read_conflict(KeyRange::single(mark_key));
+            return Ok(Begun { txn, mark_found: None, is_blind: true });
         }
-        txn.commit().await.map_err(|error| error.to_string())?;
-        Ok(())
+        let mut txn = store.begin().await?;
+        let mark_found = txn.get(mark_key).await?;
+        let found = lease::read_epoch(&mut *txn, *shard).await?;
+        if found != *epoch {
+            return Err(LeaseError::Deposed { shard: *shard, epoch: *epoch, found });
+        }
+        Ok(Begun { txn, mark_found, is_blind: false })
     }
 }
 
@@ -454,13 +521,6 @@ impl Recent {
 // === impl Placed ===
 
 impl Placed {
-    fn is_empty(&self) -> bool {
-        self.entry.is_none()
-            && self.head.is_none()
-            && self.writes.is_empty()
-            && self.removes.is_empty()
-    }
-
     fn size(&self) -> usize {
         let pairs = self.entry.iter().chain(&self.head).chain(&self.writes);
         let written: usize = pairs.map(|(key, value)| key.len() + value.len()).sum();

@@ -40,6 +40,16 @@ pub enum LeaseError {
         /// The owner.
         owner: String,
     },
+    /// The shard was taken over.
+    #[error("shard {shard} was taken over under epoch {found}, this tenure is {epoch}")]
+    Deposed {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch of this tenure.
+        epoch: u64,
+        /// The epoch of the latest.
+        found: u64,
+    },
     /// The stored record does not read; nothing is guessed about who owns the shard.
     #[error("the {what} record of shard {shard} is damaged; restore the store from a backup")]
     Damaged {
@@ -154,6 +164,11 @@ pub(crate) fn shard_of_key(key: &[u8]) -> Option<ShardId> {
 
 pub(crate) fn epoch_key(shard: ShardId) -> Bytes {
     [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/epoch"].concat().into()
+}
+
+/// Where the journal of `shard` notes its last commit.
+pub(crate) fn mark_key(shard: ShardId) -> Bytes {
+    [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/batch"].concat().into()
 }
 
 pub(crate) fn owner_key(shard: ShardId) -> Bytes {

@@ -429,7 +429,8 @@ impl Node {
                 }
             }
         };
-        let journal = Journal::new(shard, epoch, Arc::clone(store), withdraw);
+        let journal =
+            Journal::new(shard, epoch, Arc::clone(store), Arc::clone(&self.inner.clock), withdraw);
         let live = Arc::new(LiveShard {
             id: shard,
             epoch,

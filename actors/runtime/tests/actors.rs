@@ -15,7 +15,9 @@ use aa_runtime::{
     Directory, DirectoryOptions, Entity, Fault, Flow, Incoming, LiveShard, LoadError, ManualClock,
     Node, NodeOptions, Outgoing, Record, Remote, Reply, SeededEntropy, WireError,
 };
-use aa_store::{Fault as StoreFault, Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
+use aa_store::{
+    Fault as StoreFault, FaultRates, Faults, MemoryStore, Store, SystemClock as StoreSystemClock,
+};
 use bytes::Bytes;
 
 struct Counter {
@@ -352,7 +354,20 @@ async fn no_message_is_lost_to_passivation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_an_unknown_commit_the_actor_believes_the_store() {
+async fn a_commit_whose_result_is_unknown_happens_once() {
+    for fault in [StoreFault::UnknownApplied, StoreFault::UnknownLost, StoreFault::Conflict] {
+        let world = world().await;
+        assert_eq!(ask(&world, "a", Ask::Add).await, Ok(1));
+        // The second time while it finds out.
+        world.faults.script([Some(fault), Some(fault)]);
+        assert_eq!(ask(&world, "a", Ask::Add).await, Ok(2), "{fault:?}");
+        assert_eq!(ask(&world, "a", Ask::Get).await, Ok(2), "{fault:?}");
+        assert_eq!(world.loads.load(Ordering::SeqCst), 1, "the shard went on: {fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_commit_that_cannot_be_found_out_about_the_actor_believes_the_store() {
     for (fault, expected) in [
         (StoreFault::UnknownApplied, 1),
         (StoreFault::UnknownLost, 0),
@@ -360,11 +375,52 @@ async fn after_an_unknown_commit_the_actor_believes_the_store() {
         (StoreFault::Unavailable, 0),
     ] {
         let world = world().await;
-        world.faults.script([Some(fault)]);
-        let failed = ask(&world, "a", Ask::Add).await.unwrap_err();
-        assert!(matches!(failed, Fault::NotDurable(_)), "{failed}");
-        assert_eq!(ask_again(&world, "a", Ask::Get).await, expected);
+        let later =
+            if fault == StoreFault::UnknownApplied { StoreFault::Unavailable } else { fault };
+        let scripted = std::iter::once(fault).chain(std::iter::repeat_n(later, 5));
+        world.faults.script(scripted.map(Some));
+        let asked = ask(&world, "a", Ask::Add).await;
+        world.faults.set_rates(FaultRates::default());
+        if fault == StoreFault::UnknownApplied {
+            // It looked, and found it, before the store was away.
+            assert_eq!(asked, Ok(1));
+        } else {
+            let failed = asked.unwrap_err();
+            assert!(matches!(failed, Fault::NotDurable(_)), "{failed}");
+        }
+        assert_eq!(ask_again(&world, "a", Ask::Get).await, expected, "{fault:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_bad_day_whatever_is_acknowledged_happened_once() {
+    let world = world().await;
+    world.faults.set_rates(FaultRates {
+        conflict: 0.1,
+        unknown_applied: 0.15,
+        unknown_lost: 0.15,
+        unavailable: 0.02,
+        ..FaultRates::default()
+    });
+    let (mut least, mut most) = (0, 0);
+    for _ in 0..500 {
+        most += 1;
+        match ask(&world, "a", Ask::Add).await {
+            Ok(count) => {
+                least += 1;
+                assert!((least..=most).contains(&count), "{least} ≤ {count} ≤ {most}");
+                // What was in doubt before is settled now.
+                (least, most) = (count, count);
+            }
+            Err(fault) => {
+                assert!(fault.is_retryable(), "{fault}");
+                world.clock.advance(Duration::from_secs(30));
+            }
+        }
+    }
+    world.faults.set_rates(FaultRates::default());
+    let count = ask_again(&world, "a", Ask::Get).await;
+    assert!((least..=most).contains(&count), "{least} ≤ {count} ≤ {most}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
