@@ -368,7 +368,7 @@ impl AgentActor {
             reply.send(committed.map(|()| Ok(answer)));
         });
         let removes = closed.into_iter().chain(particulars.removes).collect();
-        let record = Record { entry: Some(entry), writes, removes, done };
+        let record = Record { entry: Some(entry), writes, removes, news: Vec::new(), done };
         if let Some(position) = self.append_record(record) {
             self.recent.remember(ActionKey::Check(request.id), position);
         }

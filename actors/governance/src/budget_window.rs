@@ -229,7 +229,7 @@ impl BudgetWindowActor {
             return;
         }
         let writes = vec![self.record()];
-        self.append(Record { entry: None, writes, removes, done: reply });
+        self.append(Record { entry: None, writes, removes, news: Vec::new(), done: reply });
         self.alert(now);
     }
 
@@ -251,7 +251,7 @@ impl BudgetWindowActor {
             let entry = self.entry(&detail, now);
             let removes = vec![keys::reservation(&self.reservations, id)];
             let writes = vec![self.record()];
-            self.append(Record { entry: Some(entry), writes, removes, done: Reply::ignored() });
+            self.append(Record { entry: Some(entry), writes, removes, news: Vec::new(), done: Reply::ignored() });
         }
         self.alert(now);
     }

@@ -387,7 +387,7 @@ impl NotifierActor {
         let (writes, removes) = self.written(changes);
         let done =
             Reply::new(move |committed: Result<(), Fault>| reply.send(committed.map(|()| answer)));
-        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, done });
+        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news: Vec::new(), done });
     }
 
     fn written(&self, changes: Changes) -> (Vec<(Bytes, Bytes)>, Vec<Bytes>) {
@@ -418,7 +418,7 @@ impl NotifierActor {
         if writes.is_empty() && removes.is_empty() {
             return done.send(Ok(()));
         }
-        self.chain.commit(&self.shard, Record { entry: None, writes, removes, done });
+        self.chain.commit(&self.shard, Record { entry: None, writes, removes, news: Vec::new(), done });
     }
 }
 

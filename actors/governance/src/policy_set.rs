@@ -394,7 +394,7 @@ impl PolicySetActor {
             }
             reply.send(committed.map(|()| Ok(answer)));
         });
-        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, done });
+        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news: Vec::new(), done });
     }
 
     fn snapshot(&self) -> PolicySnapshot {

@@ -348,7 +348,7 @@ impl VaultActor {
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let done =
             Reply::new(move |committed: Result<(), Fault>| reply.send(committed.map(|()| answer)));
-        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, done });
+        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news: Vec::new(), done });
     }
 }
 

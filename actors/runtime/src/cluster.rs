@@ -8,7 +8,7 @@
 //! makes it live, and keeps a node that is cut off from answering out of its memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
     balance::{self, Burden, Move},
     lease::{self, LeaseError, NodeLife, Ownership},
     membership::{self, ClusterOptions, NodeRecord, check_against, drain_key, node_key},
+    news::{self, Heard, KEPT_FOR, Stamp},
     node::{Node, NodeError},
     placement::{Elsewhere, Peer},
     shard::ShardId,
@@ -74,6 +75,10 @@ pub(crate) struct Member {
     /// What each shard's journal had committed at the last look, and when that was.
     counted: BTreeMap<ShardId, (u64, Duration)>,
     loads: BTreeMap<ShardId, u32>,
+    /// How far the news are read.
+    cursor: Stamp,
+    /// How far the news went at moments of the past: what is older than they are kept may go.
+    past_news: VecDeque<(Duration, Stamp)>,
     /// When the chores of the cluster were last done here.
     last_chores: Duration,
     /// Shards that were moved lately, and when.
@@ -92,6 +97,7 @@ struct Seen {
 struct Found {
     nodes: Vec<NodeRecord>,
     owners: BTreeMap<ShardId, Ownership>,
+    news: Vec<(Stamp, Bytes)>,
 }
 
 /// Why a beat did not succeed.
@@ -146,6 +152,8 @@ impl Member {
             last_beat: None,
             counted: BTreeMap::new(),
             loads: BTreeMap::new(),
+            cursor: Stamp::default(),
+            past_news: VecDeque::new(),
             last_chores: clock.elapsed(),
             rested: BTreeMap::new(),
         };
@@ -153,6 +161,9 @@ impl Member {
         // INVARIANT: this writes the record of the life, whoever's was there; beats only renew it.
         let mut txn = store.begin().await?;
         txn.get(&node_key(&member.life.node)).await?;
+        // Nothing was read of the store yet that older news could tell of.
+        member.cursor = news::latest(&mut *txn).await?;
+        member.node.know(member.cursor);
         member.record(clock.now()).put(&mut *txn);
         txn.commit().await?;
         Ok(member)
@@ -195,6 +206,7 @@ impl Member {
             wall: now,
             started_at: self.started_at,
             draining: self.draining,
+            knows: self.node.knows(),
             loads: self.loads.iter().map(|(shard, load)| (shard.0, *load)).collect(),
         }
     }
@@ -277,11 +289,12 @@ impl Member {
                 Err(error) => tracing::error!(%error, "the shard is not served"),
             }
         }
+        let news = news::read_on(&mut *txn, self.cursor).await?;
         self.renewals += 1;
         self.draining = drain || self.node.is_leaving();
         self.record(self.node.clock().now()).put(&mut *txn);
         txn.commit().await?;
-        Ok(Found { nodes, owners })
+        Ok(Found { nodes, owners, news })
     }
 
     /// Does what this beat's reading asks for.
@@ -289,7 +302,8 @@ impl Member {
         let now = self.node.clock().elapsed();
         self.observe(&found.nodes, now);
         let alive = self.alive(now);
-        let is_mine = |ownership: &&Ownership| ownership.owner == self.life;
+        let life = self.life.clone();
+        let is_mine = |ownership: &&Ownership| ownership.owner == life;
         let mine: BTreeSet<ShardId> = found
             .owners
             .iter()
@@ -299,6 +313,8 @@ impl Member {
         // First out of service what is not this node's any more; then the lease counts.
         self.node.keep_only(&mine);
         self.publish(&found, &alive);
+        // INVARIANT: after the view, so that whoever knows of news has seen the nodes that may not.
+        self.tell(&found.news, now);
         if let Err(error) = self.check_clock(&alive, now) {
             tracing::error!(%error, "this node serves nothing until that is mended");
             return;
@@ -321,8 +337,23 @@ impl Member {
             self.last_chores = now;
             self.balance(&found, &alive, now).await;
             self.forget_the_dead(now).await;
+            self.forget_old_news(now).await;
         }
         self.last_beat = Some(now);
+    }
+
+    /// Passes the news on to this node's readers.
+    fn tell(&mut self, news: &[(Stamp, Bytes)], now: Duration) {
+        if self.last_beat.is_some_and(|last| now.saturating_sub(last) > KEPT_FOR / 2) {
+            self.node.tell(Heard::Missed);
+        }
+        for (stamp, body) in news {
+            self.cursor = *stamp;
+            self.node.tell(Heard::News { stamp: *stamp, body: body.clone() });
+        }
+        if news.len() == news::AT_ONCE {
+            self.node.table().look_again();
+        }
     }
 
     fn observe(&mut self, nodes: &[NodeRecord], now: Duration) {
@@ -565,6 +596,31 @@ impl Member {
             if let Err(error) = forgotten.await {
                 tracing::info!(%error, node = seen.record.life.node, "a dead node stays on record");
             }
+        }
+    }
+}
+
+impl Member {
+    /// Removes news that are older than they are kept.
+    async fn forget_old_news(&mut self, now: Duration) {
+        self.past_news.push_back((now, self.cursor));
+        let mut old = None;
+        while let Some((at, stamp)) = self.past_news.front().copied() {
+            if now.saturating_sub(at) < KEPT_FOR {
+                break;
+            }
+            old = Some(stamp);
+            self.past_news.pop_front();
+        }
+        let Some(old) = old.filter(|old| *old != Stamp::default()) else { return };
+        let removed = async {
+            let mut txn = self.node.store().begin().await?;
+            txn.delete_range(KeyRange::new(Bytes::from_static(news::NEWS), old.key()));
+            txn.commit().await?;
+            Ok::<_, BeatError>(())
+        };
+        if let Err(error) = removed.await {
+            tracing::info!(%error, "old news stay for now");
         }
     }
 }

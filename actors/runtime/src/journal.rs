@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     fault::{Fault, Reply},
     lease::{self, LeaseError},
+    news::NEWS,
     shard::ShardId,
 };
 
@@ -48,6 +49,9 @@ pub struct Record {
     pub writes: Vec<(Bytes, Bytes)>,
     /// Keys of other state that is no more. They go after the record's own writes.
     pub removes: Vec<Bytes>,
+    /// What the other nodes of a cluster shall hear of, each at most [`MAX_NEWS`](crate::news::MAX_NEWS) bytes. A
+    /// node by itself keeps none.
+    pub news: Vec<Bytes>,
     /// The answer to let go after the commit, or to fail.
     pub done: Reply<()>,
 }
@@ -97,6 +101,8 @@ struct Inner {
     /// The version of the last commit, and when it was answered.
     known: Mutex<Option<(Version, Duration)>>,
     batches: AtomicU64,
+    /// Whether there are other nodes that read news.
+    tells_news: bool,
     open: Mutex<Open>,
     wake: Notify,
     closed: AtomicBool,
@@ -135,6 +141,7 @@ struct Placed {
     head: Option<(Bytes, Bytes)>,
     writes: Vec<(Bytes, Bytes)>,
     removes: Vec<Bytes>,
+    news: Vec<Bytes>,
     done: Reply<()>,
 }
 
@@ -145,6 +152,7 @@ enum Write {
     Quietly(Bytes, Bytes),
     Put(Bytes, Bytes),
     Delete(Bytes),
+    News(Bytes),
 }
 
 /// A transaction of this tenure.
@@ -178,12 +186,12 @@ const KNOWN_FOR: Duration = Duration::from_secs(1);
 impl Record {
     /// A change of state that no entry tells of.
     pub const fn of_state(writes: Vec<(Bytes, Bytes)>, done: Reply<()>) -> Self {
-        Self { entry: None, writes, removes: Vec::new(), done }
+        Self { entry: None, writes, removes: Vec::new(), news: Vec::new(), done }
     }
 
     /// An entry with the state that changed with it.
     pub const fn of_entry(entry: LogEntry, writes: Vec<(Bytes, Bytes)>, done: Reply<()>) -> Self {
-        Self { entry: Some(entry), writes, removes: Vec::new(), done }
+        Self { entry: Some(entry), writes, removes: Vec::new(), news: Vec::new(), done }
     }
 }
 
@@ -195,6 +203,7 @@ impl Journal {
         epoch: u64,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
+        tells_news: bool,
         withdraw: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let inner = Inner {
@@ -205,6 +214,7 @@ impl Journal {
             mark_key: lease::mark_key(shard),
             known: Mutex::default(),
             batches: AtomicU64::new(0),
+            tells_news,
             open: Mutex::default(),
             wake: Notify::new(),
             closed: AtomicBool::new(false),
@@ -246,7 +256,10 @@ impl Journal {
     /// # Errors
     /// [`Closed`] after a failure, or when too much is waiting; the record's reply is failed then.
     pub fn append(&self, record: Record) -> Result<Option<u64>, Closed> {
-        let Record { entry, writes, removes, done } = record;
+        let Record { entry, writes, removes, mut news, done } = record;
+        if !self.inner.tells_news {
+            news.clear();
+        }
         if self.inner.closed.load(Ordering::Acquire) {
             done.send(Err(Fault::Gone));
             return Err(Closed(self.inner.shard));
@@ -257,7 +270,8 @@ impl Journal {
             done.send(Err(Fault::NotDurable("the journal's backlog is full".to_owned())));
             return Err(Closed(self.inner.shard));
         }
-        let mut placed = Placed { entry: None, place: None, head: None, writes, removes, done };
+        let mut placed =
+            Placed { entry: None, place: None, head: None, writes, removes, news, done };
         let mut at = None;
         if let Some(LogEntry { log: tail, bytes, head, digest }) = entry {
             let log = &mut open.logs[tail.0];
@@ -380,6 +394,7 @@ impl Journal {
             let state = record.head.into_iter().chain(record.writes);
             writes.extend(state.map(|(key, value)| Write::Put(key, value)));
             writes.extend(record.removes.into_iter().map(Write::Delete));
+            writes.extend(record.news.into_iter().map(Write::News));
             replies.push(record.done);
         }
         let committed = if writes.is_empty() { Ok(()) } else { self.commit_writes(&writes).await };
@@ -428,6 +443,7 @@ impl Journal {
                     Write::Quietly(key, value) => txn.put_without_conflict(key, value),
                     Write::Put(key, value) => txn.put(key, value),
                     Write::Delete(key) => txn.delete(key),
+                    Write::News(body) => txn.put_stamped(Bytes::from_static(NEWS), body),
                 }
             }
             txn.put(self.inner.mark_key.clone(), mark.clone().into());
@@ -524,7 +540,8 @@ impl Placed {
     fn size(&self) -> usize {
         let pairs = self.entry.iter().chain(&self.head).chain(&self.writes);
         let written: usize = pairs.map(|(key, value)| key.len() + value.len()).sum();
-        written + self.removes.iter().map(Bytes::len).sum::<usize>()
+        let single = self.removes.iter().chain(&self.news);
+        written + single.map(Bytes::len).sum::<usize>()
     }
 }
 

@@ -12,7 +12,7 @@ use aa_store::{Order, Store, Transaction};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Clock, lease::NodeLife, node::NodeError};
+use crate::{clock::Clock, lease::NodeLife, news::Stamp, node::NodeError};
 
 /// The schema of the store that this program writes.
 pub const SCHEMA: u32 = 1;
@@ -91,6 +91,9 @@ pub struct NodeRecord {
     pub started_at: Timestamp,
     /// Whether it hands its shards to others and takes none.
     pub draining: bool,
+    /// How far it has taken note of the news.
+    #[serde(default)]
+    pub knows: Stamp,
     /// Records per second of its shards, where there were any lately.
     #[serde(default)]
     pub loads: Vec<(u16, u32)>,

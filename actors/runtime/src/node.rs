@@ -14,14 +14,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use ractor::Actor;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     clock::{Clock, Entropy},
-    cluster::{ClusterView, Member},
+    cluster::{ClusterView, Member, NodeStatus},
     journal::{Journal, JournalStats},
     lease::{self, LeaseError, NodeLife},
     membership::{ClusterOptions, Protocols},
+    news::{Heard, Stamp},
     placement::{Peer, ShardTable},
     relay::{Relay, Transport},
     shard::{Children, Heir, LiveShard, ShardId, ShardSupervisor, Standing},
@@ -146,6 +147,9 @@ struct Inner {
     kept: watch::Sender<usize>,
     view: ArcSwap<ClusterView>,
     incarnation: AtomicU64,
+    /// Who takes note of the news.
+    reader: Mutex<Option<mpsc::UnboundedSender<Heard>>>,
+    knows: Mutex<Stamp>,
     leaving: AtomicBool,
     stopping: watch::Sender<bool>,
 }
@@ -235,6 +239,8 @@ impl Node {
             kept: watch::Sender::new(0),
             view: ArcSwap::default(),
             incarnation: AtomicU64::new(0),
+            reader: Mutex::default(),
+            knows: Mutex::default(),
             leaving: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         };
@@ -347,6 +353,72 @@ impl Node {
         self.inner.stopping.send_replace(true);
     }
 
+    // --- news
+
+    /// The news from now on, for the one reader of this node: it calls [`Node::know`] once it has taken note.
+    /// Without a reader, the node knows at once whatever it hears.
+    pub fn read_news(&self) -> mpsc::UnboundedReceiver<Heard> {
+        let (sender, reader) = mpsc::unbounded_channel();
+        *self.inner.reader.lock() = Some(sender);
+        reader
+    }
+
+    /// What this node holds is as new as the news up to there.
+    pub fn know(&self, stamp: Stamp) {
+        let mut knows = self.inner.knows.lock();
+        if stamp > *knows {
+            *knows = stamp;
+            // Who waits for it need not wait for the next beat.
+            self.inner.table.look_again();
+        }
+    }
+
+    pub(crate) fn knows(&self) -> Stamp {
+        *self.inner.knows.lock()
+    }
+
+    pub(crate) fn tell(&self, heard: Heard) {
+        let stamp = match &heard {
+            Heard::News { stamp, .. } => Some(*stamp),
+            Heard::Missed => None,
+        };
+        let unread = match &*self.inner.reader.lock() {
+            Some(reader) => reader.send(heard).is_err(),
+            None => true,
+        };
+        if let Some(stamp) = stamp.filter(|_| unread) {
+            self.know(stamp);
+        }
+    }
+
+    /// Lets all other nodes look for news now.
+    pub fn announce(&self) {
+        self.inner.table.look_again();
+        for peer in self.inner.table.peers() {
+            self.inner.relay.nudge(&peer);
+        }
+    }
+
+    /// Waits until every node that serves has taken note of the news up to `stamp`. A node that does not is waited for
+    /// until its lease ends.
+    pub async fn until_all_know(&self, stamp: Stamp) {
+        let looks = Duration::from_millis(20);
+        loop {
+            let view = self.view();
+            let own = self.incarnation();
+            let knows = |status: &NodeStatus| {
+                !status.is_alive
+                    || status.record.life.incarnation == own
+                    || status.record.knows >= stamp
+            };
+            if self.knows() >= stamp && view.nodes.iter().all(knows) {
+                return;
+            }
+            self.inner.table.look_again();
+            self.inner.clock.sleep(looks).await;
+        }
+    }
+
     // --- for the cluster
 
     pub(crate) fn table(&self) -> &ShardTable {
@@ -429,8 +501,8 @@ impl Node {
                 }
             }
         };
-        let journal =
-            Journal::new(shard, epoch, Arc::clone(store), Arc::clone(&self.inner.clock), withdraw);
+        let (store, clock) = (Arc::clone(store), Arc::clone(&self.inner.clock));
+        let journal = Journal::new(shard, epoch, store, clock, self.is_clustered(), withdraw);
         let live = Arc::new(LiveShard {
             id: shard,
             epoch,

@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aa_protocol::Timestamp;
 use aa_runtime::{
-    Clock, ClusterOptions, Directory, DirectoryOptions, Entity, Fault, Flow, Incoming, LiveShard,
-    LoadError, Node, NodeError, Outgoing, PROTOCOLS, Protocols, Record, Remote, Reply,
+    Clock, ClusterOptions, Directory, DirectoryOptions, Entity, Fault, Flow, Heard, Incoming,
+    LiveShard, LoadError, Node, NodeError, Outgoing, PROTOCOLS, Protocols, Record, Remote, Reply,
     SeededEntropy, WireError, cluster,
     sim::{Link, SimClock, SimNet, SimStore},
 };
-use aa_store::{MemoryStore, Store};
+use aa_store::{KeyRange, MemoryStore, Order, Store};
 use bytes::Bytes;
 
 struct Counter {
@@ -25,6 +25,8 @@ struct Counter {
 enum Ask {
     Add(Reply<u64>),
     Get(Reply<u64>),
+    /// Tells all nodes.
+    Shout(Reply<u64>),
 }
 
 impl Remote for Ask {
@@ -32,6 +34,7 @@ impl Remote for Ask {
         Some(match self {
             Self::Add(reply) => Outgoing::new("add", &()).answering(reply),
             Self::Get(reply) => Outgoing::new("get", &()).answering(reply),
+            Self::Shout(reply) => Outgoing::new("shout", &()).answering(reply),
         })
     }
 
@@ -39,12 +42,13 @@ impl Remote for Ask {
         match incoming.verb() {
             "add" => Ok(Self::Add(incoming.reply()?)),
             "get" => Ok(Self::Get(incoming.reply()?)),
+            "shout" => Ok(Self::Shout(incoming.reply()?)),
             _ => incoming.unknown(),
         }
     }
 
     fn fail(self, fault: Fault) {
-        let (Self::Add(reply) | Self::Get(reply)) = self;
+        let (Self::Add(reply) | Self::Get(reply) | Self::Shout(reply)) = self;
         reply.send(Err(fault));
     }
 }
@@ -76,6 +80,12 @@ impl Entity for Counter {
     async fn handle(&mut self, ask: Ask) -> Flow {
         match ask {
             Ask::Get(reply) => self.shard.journal.answer_after(reply, self.count),
+            Ask::Shout(reply) => {
+                let done = reply.map(|()| 0);
+                let news = vec![Bytes::copy_from_slice(self.id.as_bytes())];
+                let record = Record { news, ..Record::of_state(Vec::new(), done) };
+                let _ = self.shard.journal.append(record);
+            }
             Ask::Add(reply) => {
                 self.count += 1;
                 let count = self.count;
@@ -214,6 +224,17 @@ impl World {
         self.nodes[at].directory.send(&id.to_owned(), message(reply));
         let answer = tokio::time::timeout(PATIENCE, answer).await;
         answer.expect("every message is answered").unwrap_or(Err(Fault::Gone))
+    }
+
+    /// Asks until somebody answers.
+    async fn insist(&self, at: &str, id: &str, message: impl Fn(Reply<u64>) -> Ask) -> u64 {
+        loop {
+            match self.ask(at, id, &message).await {
+                Ok(answer) => return answer,
+                Err(fault) => assert!(fault.is_retryable(), "{fault}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     fn owner_of(&self, id: &str) -> Option<&'static str> {
@@ -423,6 +444,59 @@ async fn a_node_that_starts_again_under_its_name_takes_its_shards_at_once() {
         assert_eq!(world.ask("b", &id, Ask::Add).await, Ok(2));
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_reach_every_node_in_one_order_and_who_waits_for_all_waits_for_the_slowest() {
+    let mut world = World::of(&["a", "b", "c"]).await;
+    let mut readers: Vec<_> = world.nodes.values().map(|member| member.node.read_news()).collect();
+    for id in ids() {
+        assert_eq!(world.ask("a", &id, Ask::Shout).await, Ok(0));
+    }
+    let mut heard = Vec::new();
+    for reader in &mut readers {
+        let mut news = Vec::new();
+        while news.len() < ids().count() {
+            let next = tokio::time::timeout(PATIENCE, reader.recv()).await.unwrap().unwrap();
+            let Heard::News { stamp, body } = next else { panic!("nothing was missed") };
+            news.push((stamp, body));
+        }
+        heard.push(news);
+    }
+    assert!(heard[0].is_sorted_by(|left, right| left.0 < right.0));
+    assert!(heard.iter().all(|news| *news == heard[0]), "all heard the same");
+
+    let last = heard[0].last().unwrap().0;
+    let waiting = world.nodes["a"].node.clone();
+    let mut all_know = tokio::spawn(async move { waiting.until_all_know(last).await });
+    world.nodes["a"].node.know(last);
+    world.nodes["b"].node.know(last);
+    let early = tokio::time::timeout(Duration::from_secs(10), &mut all_know).await;
+    assert!(early.is_err(), "c does not know yet");
+    world.crash("c");
+    let waited = tokio::time::timeout(Duration::from_secs(4), all_know).await;
+    assert!(waited.is_ok(), "nobody waits for a node whose lease has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_late_or_was_away_for_long_knows_that_it_missed_something() {
+    let mut world = World::of(&["a"]).await;
+    assert_eq!(world.ask("a", "x", Ask::Shout).await, Ok(0));
+    world.start("b", options("b")).await.unwrap();
+    let mut news = world.nodes["b"].node.read_news();
+    world.settle().await;
+    assert!(news.try_recv().is_err(), "it has read nothing that older news could tell of");
+    world.nodes["b"].store.set_cut(true);
+    for _ in 0..1_300 {
+        world.insist("a", "x", Ask::Shout).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    world.nodes["b"].store.set_cut(false);
+    let first = tokio::time::timeout(PATIENCE, news.recv()).await.unwrap();
+    assert_eq!(first, Some(Heard::Missed));
+    let mut txn = world.store.begin().await.unwrap();
+    let kept = txn.range_snapshot(&KeyRange::prefix(b"news/"), 9_999, Order::Forward).await;
+    assert!((590..=650).contains(&kept.as_ref().unwrap().len()), "{}", kept.unwrap().len());
 }
 
 #[tokio::test(start_paused = true)]

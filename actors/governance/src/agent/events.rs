@@ -49,7 +49,7 @@ impl AgentActor {
             reply.send(committed.map(|()| Ok(event)));
         });
         let Particulars { writes, removes, .. } = armed;
-        let record = Record { entry: Some(entry), writes, removes, done };
+        let record = Record { entry: Some(entry), writes, removes, news: Vec::new(), done };
         if let Some(position) = self.append_record(record) {
             self.recent.remember(key, position);
         }
