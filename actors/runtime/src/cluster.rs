@@ -214,7 +214,7 @@ impl Member {
     /// Beats until the node stops, or is no member any more.
     pub(crate) async fn live(mut self) {
         let clock = self.node.clock();
-        let mut stopping = self.node.stopping();
+        let stopping = self.node.stopping();
         loop {
             let begun = clock.elapsed();
             match self.beat().await {
@@ -237,7 +237,7 @@ impl Member {
             let pause = self.options.beat().saturating_sub(spent).max(self.options.beat() / 8);
             let in_doubt = tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => return,
+                () = stopping.wait() => return,
                 () = self.node.table().doubted() => true,
                 () = clock.sleep(pause) => false,
             };

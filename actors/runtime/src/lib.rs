@@ -23,6 +23,7 @@ pub mod node;
 mod placement;
 pub mod relay;
 pub mod shard;
+mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod tenure;

@@ -26,6 +26,7 @@ use crate::{
     placement::{Peer, ShardTable},
     relay::{Relay, Transport},
     shard::{Children, Heir, LiveShard, ShardId, ShardSupervisor, Standing},
+    signal::Signal,
     tenure::Tenure,
 };
 
@@ -151,7 +152,7 @@ struct Inner {
     reader: Mutex<Option<mpsc::UnboundedSender<Heard>>>,
     knows: Mutex<Stamp>,
     leaving: AtomicBool,
-    stopping: watch::Sender<bool>,
+    stopping: Arc<Signal>,
 }
 
 const LAYOUT_KEY: &[u8] = b"layout/shards";
@@ -242,7 +243,7 @@ impl Node {
             reader: Mutex::default(),
             knows: Mutex::default(),
             leaving: AtomicBool::new(false),
-            stopping: watch::Sender::new(false),
+            stopping: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -328,6 +329,7 @@ impl Node {
             self.inner.leaving.store(true, Ordering::Release);
             let handed_over = kept.wait_for(|kept| *kept == 0);
             tokio::select! {
+                biased;
                 _ = handed_over => {}
                 () = self.inner.clock.sleep(LEAVE_WITHIN) => {
                     tracing::warn!("not all shards were handed over in time; others take them soon");
@@ -338,7 +340,7 @@ impl Node {
             // A journal that has failed has nothing left to commit.
             let _ = shard.journal.barrier().await;
         }
-        self.inner.stopping.send_replace(true);
+        self.inner.stopping.raise();
         // The sender lives in `self`, so the wait cannot be cut short.
         let _ = kept.wait_for(|kept| *kept == 0).await;
     }
@@ -350,7 +352,7 @@ impl Node {
         for live in self.inner.table.all_live() {
             live.journal.close();
         }
-        self.inner.stopping.send_replace(true);
+        self.inner.stopping.raise();
     }
 
     // --- news
@@ -425,8 +427,8 @@ impl Node {
         &self.inner.table
     }
 
-    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
-        self.inner.stopping.subscribe()
+    pub(crate) fn stopping(&self) -> Arc<Signal> {
+        Arc::clone(&self.inner.stopping)
     }
 
     /// Whether the node is on its way to a planned end.
@@ -528,10 +530,10 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(self, life: Option<NodeLife>, first: Option<Tenure>) {
-        let mut stopping = self.node.stopping();
+        let stopping = self.node.stopping();
         let mut tenure = first;
         let mut failures = 0_u32;
-        while !*stopping.borrow() {
+        while !stopping.is_raised() {
             let current = match tenure.take() {
                 Some(current) => current,
                 None => match self.node.begin_tenure(self.shard, life.as_ref()).await {
@@ -543,7 +545,7 @@ impl Keeper {
                         let pause = Duration::from_millis(50 << failures.min(8));
                         tokio::select! {
                             biased;
-                            _ = stopping.wait_for(|stop| *stop) => {}
+                            () = stopping.wait() => {}
                             () = self.node.inner.clock.sleep(pause) => {}
                         }
                         continue;
@@ -551,7 +553,7 @@ impl Keeper {
                 },
             };
             failures = 0;
-            let standing = current.last(&mut stopping).await;
+            let standing = current.last(&stopping).await;
             self.node.inner.table.leave(self.shard, current.epoch());
             match (standing, &life) {
                 (Standing::Lost, _) => return current.end().await,

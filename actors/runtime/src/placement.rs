@@ -6,9 +6,12 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use crate::shard::{LiveShard, ShardId};
+use crate::{
+    shard::{LiveShard, ShardId},
+    signal::Changes,
+};
 
 /// Another node, in one of its lives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +39,8 @@ pub(crate) enum Place {
 pub(crate) struct ShardTable {
     here: Vec<ArcSwapOption<LiveShard>>,
     elsewhere: ArcSwap<Elsewhere>,
-    /// Counts the changes of either.
-    changes: watch::Sender<u64>,
+    /// Of either.
+    changes: Changes,
     /// Somebody has met an owner that is not.
     doubts: Notify,
 }
@@ -58,7 +61,7 @@ impl ShardTable {
         Self {
             here: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
             elsewhere: ArcSwap::default(),
-            changes: watch::Sender::new(0),
+            changes: Changes::default(),
             doubts: Notify::new(),
         }
     }
@@ -115,15 +118,11 @@ impl ShardTable {
 
     /// Waits until the shard is somewhere.
     pub(crate) async fn wait_for(&self, shard: ShardId) -> Place {
-        let mut changes = self.changes.subscribe();
-        loop {
-            match self.find(shard) {
-                Place::Nowhere => {}
-                place => return place,
-            }
-            // The sender lives in `self`, so the wait cannot be cut short.
-            let _ = changes.changed().await;
-        }
+        let find = || match self.find(shard) {
+            Place::Nowhere => None,
+            place => Some(place),
+        };
+        self.changes.until(find).await
     }
 
     /// The shard has just been handed over to `peer`.
@@ -160,14 +159,12 @@ impl ShardTable {
 
     /// Completes once the lease of `peer` has ended, as far as this node knows.
     pub(crate) async fn wait_until_gone(&self, peer: &Peer) {
-        let mut changes = self.changes.subscribe();
-        while self.elsewhere.load().peers.get(&peer.name) == Some(peer) {
-            let _ = changes.changed().await;
-        }
+        let is_there = || self.elsewhere.load().peers.get(&peer.name) == Some(peer);
+        self.changes.until(|| (!is_there()).then_some(())).await;
     }
 
     fn tell(&self) {
-        self.changes.send_modify(|changes| *changes += 1);
+        self.changes.tell();
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use crate::{
     clock::Clock,
     shard::{LiveShard, Standing},
+    signal::Signal,
 };
 
 /// A shard while this node holds it, with the tasks that serve it.
@@ -63,14 +64,14 @@ impl Tenure {
     }
 
     /// Lasts until the tenure is over, and tells how it stands then.
-    pub(crate) async fn last(&self, stopping: &mut watch::Receiver<bool>) -> Standing {
+    pub(crate) async fn last(&self, stopping: &Signal) -> Standing {
         let mut standing = self.live.standing.subscribe();
         tokio::select! {
             biased;
             ended = standing.wait_for(|standing| *standing != Standing::Serves) => {
                 ended.map_or(Standing::Failed, |standing| standing.clone())
             }
-            _ = stopping.wait_for(|stop| *stop) => Standing::Failed,
+            () = stopping.wait() => Standing::Failed,
         }
     }
 

@@ -8,12 +8,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::{
     fault::Fault,
     placement::Peer,
     relay::{Frame, Frames, Relay, Request, Transport},
+    signal::Signal,
 };
 
 /// The network. Clones are the same network.
@@ -35,7 +36,7 @@ struct Plugged {
     incarnation: u64,
     relay: Relay,
     /// Ends the connections to a node that is pulled out.
-    pulled: watch::Sender<bool>,
+    pulled: Arc<Signal>,
 }
 
 /// What one direction between two nodes is like.
@@ -97,7 +98,7 @@ impl SimNet {
     /// From now on, what is sent to `node` reaches `relay`. An earlier life of the node is pulled out.
     pub fn plug_in(&self, node: &str, incarnation: u64, relay: Relay) {
         self.pull_out(node);
-        let plugged = Plugged { incarnation, relay, pulled: watch::Sender::new(false) };
+        let plugged = Plugged { incarnation, relay, pulled: Arc::default() };
         self.inner.lock().nodes.insert(node.to_owned(), plugged);
     }
 
@@ -105,7 +106,7 @@ impl SimNet {
     pub fn pull_out(&self, node: &str) {
         let pulled = self.inner.lock().nodes.remove(node);
         if let Some(plugged) = pulled {
-            plugged.pulled.send_replace(true);
+            plugged.pulled.raise();
         }
     }
 
@@ -181,7 +182,7 @@ impl Transport for Port {
         let (from, to_name) = (self.from.clone(), to.name.to_string());
         let mut inner = net.lock();
         let pulled = match inner.nodes.get(&to_name) {
-            Some(plugged) if plugged.incarnation == to.incarnation => plugged.pulled.subscribe(),
+            Some(plugged) if plugged.incarnation == to.incarnation => Arc::clone(&plugged.pulled),
             // Nobody listens there: the connection is refused, and nothing was sent.
             _ => {
                 let _ = back.send(Frame::Refused(Fault::ShardAway { shard: request.shard.0 }));
@@ -223,7 +224,7 @@ impl Connection {
         arrives: bool,
         mut answered: mpsc::UnboundedReceiver<Frame>,
         back: mpsc::UnboundedSender<Frame>,
-        mut pulled: watch::Receiver<bool>,
+        pulled: Arc<Signal>,
     ) {
         if !arrives {
             tokio::time::sleep(NOTICED_AFTER).await;
@@ -232,7 +233,7 @@ impl Connection {
         loop {
             let frame = tokio::select! {
                 biased;
-                _ = pulled.wait_for(|pulled| *pulled) => return,
+                () = pulled.wait() => return,
                 frame = answered.recv() => frame,
             };
             let Some(frame) = frame else { return };
