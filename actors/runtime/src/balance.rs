@@ -11,6 +11,9 @@ pub(crate) const REST: Duration = Duration::from_secs(60);
 /// Moves ordered at a time.
 const MOVES: usize = 16;
 
+/// The same from a node that is about to leave.
+const DRAINS: usize = 64;
+
 /// What one node carries.
 #[derive(Clone, Debug)]
 pub(crate) struct Burden {
@@ -61,7 +64,7 @@ pub(crate) fn send_away(burdens: &[Burden], from: &str) -> Vec<Move> {
         let weight = weights.of_shard(*load);
         weights.add(to, weight);
         moves.push(Move { shard: *shard, to: burdens[to].node.clone() });
-        if moves.len() == MOVES {
+        if moves.len() == DRAINS {
             break;
         }
     }

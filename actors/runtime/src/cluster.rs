@@ -14,7 +14,7 @@ use std::{
 };
 
 use aa_protocol::Timestamp;
-use aa_store::{CommitError, KeyRange, Order, Store, StoreError};
+use aa_store::{CommitError, KeyRange, Order, Store, StoreError, Transaction};
 use bytes::Bytes;
 
 use crate::{
@@ -272,23 +272,7 @@ impl Member {
         }
         let drain = txn.get_snapshot(&drain_key(&self.life.node)).await?.is_some();
         let nodes = membership::read_nodes(&mut *txn).await?;
-        let range = KeyRange::prefix(lease::OWNERS);
-        let count = usize::from(self.node.shard_count());
-        let stored = txn.range_snapshot(&range, count, Order::Forward).await?;
-        let mut owners = BTreeMap::new();
-        for (key, value) in &stored {
-            // A record of a shard that the layout does not have is of somebody who edited the table.
-            let Some(shard) = lease::shard_of_key(key).filter(|shard| usize::from(shard.0) < count)
-            else {
-                tracing::error!(key = %key.escape_ascii(), "there is no such shard");
-                continue;
-            };
-            match lease::decode_owner(shard, value) {
-                Ok(ownership) => drop(owners.insert(shard, ownership)),
-                // Nobody serves it until somebody repairs it: `aasm cluster move` writes it anew.
-                Err(error) => tracing::error!(%error, "the shard is not served"),
-            }
-        }
+        let owners = read_owners(&mut *txn, self.node.shard_count()).await?;
         let news = news::read_on(&mut *txn, self.cursor).await?;
         self.renewals += 1;
         self.draining = drain || self.node.is_leaving();
@@ -475,27 +459,28 @@ impl Member {
     async fn claim(&self, shards: &[ShardId], found: &Found) -> Result<(), BeatError> {
         let store = self.node.store();
         let mut txn = store.begin().await?;
+        let now = read_owners(&mut *txn, self.node.shard_count()).await?;
         let mut former = BTreeSet::new();
         for shard in shards {
-            let known = lease::read_owner(&mut *txn, *shard).await?;
-            if known.as_ref() != found.owners.get(shard) {
-                let owner = known.map_or_else(String::new, |known| known.owner.node);
+            let known = now.get(shard);
+            if known != found.owners.get(shard) {
+                let owner = known.map_or_else(String::new, |known| known.owner.node.clone());
                 return Err(LeaseError::Held { shard: *shard, owner }.into());
             }
-            former.extend(known.map(|known| known.owner.node));
+            txn.add_read_conflict(KeyRange::single(&lease::owner_key(*shard)));
+            former.extend(known.map(|known| known.owner.clone()));
             let ownership = Ownership { owner: self.life.clone(), successor: None };
             lease::put_owner(&mut *txn, *shard, &ownership);
         }
-        for name in former {
+        for life in former {
             // INVARIANT: renewals of the former owner conflict with the claim, so it never renews a lease that
             // somebody else has seen end.
-            let stored = txn.get(&node_key(&name)).await?;
+            let stored = txn.get(&node_key(&life.node)).await?;
             let now = stored.and_then(|stored| serde_json::from_slice::<NodeRecord>(&stored).ok());
-            let seen = self.seen.get(&name).map(|seen| &seen.record);
-            let moved = now.as_ref().map(|record| (&record.life, record.renewals))
-                != seen.map(|record| (&record.life, record.renewals));
-            if moved {
-                return Err(LeaseError::Held { shard: shards[0], owner: name }.into());
+            let seen = self.seen.get(&life.node).map(|seen| seen.record.renewals);
+            // A life that another has followed is over, whatever was seen of it.
+            if now.is_some_and(|now| now.life == life && Some(now.renewals) != seen) {
+                return Err(LeaseError::Held { shard: shards[0], owner: life.node }.into());
             }
         }
         txn.commit().await?;
@@ -571,10 +556,10 @@ impl Member {
         if moves.is_empty() {
             return;
         }
-        for Move { shard, to } in moves {
-            if let Err(error) = order_move(&*self.node.store(), *shard, to).await {
-                tracing::info!(%error, %shard, to, "the move of a shard was not ordered");
-            }
+        let orders: Vec<_> = moves.iter().map(|order| (order.shard, order.to.as_str())).collect();
+        if let Err(error) = order_moves(&*self.node.store(), &orders).await {
+            tracing::info!(%error, "moves of shards were not ordered");
+            return;
         }
         tracing::info!(shards = moves.len(), "ordered shards to move");
     }
@@ -625,6 +610,28 @@ impl Member {
     }
 }
 
+/// Who owns which shard. A record that does not read, or of a shard that there is not, is of somebody who edited the
+/// table: it counts as none. Nothing depends on it but who takes the shard; the epoch keeps out who should not.
+async fn read_owners(
+    txn: &mut dyn Transaction,
+    shards: u16,
+) -> Result<BTreeMap<ShardId, Ownership>, StoreError> {
+    let range = KeyRange::prefix(lease::OWNERS);
+    let stored = txn.range_snapshot(&range, usize::from(u16::MAX), Order::Forward).await?;
+    let mut owners = BTreeMap::new();
+    for (key, value) in &stored {
+        let shard = lease::shard_of_key(key).filter(|shard| shard.0 < shards);
+        match shard.map(|shard| (shard, lease::decode_owner(shard, value))) {
+            Some((shard, Ok(ownership))) => drop(owners.insert(shard, ownership)),
+            Some((_, Err(error))) => {
+                tracing::warn!(%error, "the record of a shard's owner is written anew");
+            }
+            None => tracing::warn!(key = %key.escape_ascii(), "there is no such shard"),
+        }
+    }
+    Ok(owners)
+}
+
 fn peer_of(record: &NodeRecord) -> Peer {
     Peer {
         name: Arc::from(record.life.node.as_str()),
@@ -633,20 +640,24 @@ fn peer_of(record: &NodeRecord) -> Peer {
     }
 }
 
-/// Writes down that `shard` shall go to node `to`.
+/// Writes down to which nodes shards shall go; their owners see to it.
 ///
 /// # Errors
-/// The shard has no owner, or the store does not answer.
-pub async fn order_move(store: &dyn Store, shard: ShardId, to: &str) -> Result<(), LeaseError> {
+/// One of them has no owner, or the store does not answer; nothing is written then.
+pub async fn order_moves(store: &dyn Store, moves: &[(ShardId, &str)]) -> Result<(), LeaseError> {
     let mut txn = store.begin().await?;
-    let Some(known) = lease::read_owner(&mut *txn, shard).await? else {
-        return Err(LeaseError::Held { shard, owner: "none".to_owned() });
-    };
-    if known.owner.node == to && known.successor.is_none() {
-        return Ok(());
+    let owners = read_owners(&mut *txn, u16::MAX).await?;
+    for (shard, to) in moves {
+        let Some(known) = owners.get(shard) else {
+            return Err(LeaseError::Held { shard: *shard, owner: "none".to_owned() });
+        };
+        let successor = (known.owner.node != *to).then(|| (*to).to_owned());
+        if known.successor == successor {
+            continue;
+        }
+        txn.add_read_conflict(KeyRange::single(&lease::owner_key(*shard)));
+        lease::put_owner(&mut *txn, *shard, &Ownership { successor, ..known.clone() });
     }
-    let successor = (known.owner.node != to).then(|| to.to_owned());
-    lease::put_owner(&mut *txn, shard, &Ownership { successor, ..known });
     txn.commit().await?;
     Ok(())
 }

@@ -140,8 +140,6 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     table: Arc<ShardTable>,
     relay: Relay,
-    /// Until when the node may answer for its shards, in microseconds of [`Clock::elapsed`].
-    serves_until: AtomicU64,
     /// The shards with a task that keeps them.
     keepers: Mutex<BTreeSet<ShardId>>,
     /// How many there are.
@@ -226,7 +224,7 @@ impl Node {
         transport: Option<Arc<dyn Transport>>,
     ) -> Result<Self, NodeError> {
         let shards = layout(&*store, options.shards).await?;
-        let table = Arc::new(ShardTable::new(shards));
+        let table = Arc::new(ShardTable::new(shards, Arc::clone(&clock)));
         let relay = Relay::new(Arc::clone(&table), transport, Arc::clone(&clock));
         let inner = Inner {
             options,
@@ -235,7 +233,6 @@ impl Node {
             entropy,
             table,
             relay,
-            serves_until: AtomicU64::new(0),
             keepers: Mutex::default(),
             kept: watch::Sender::new(0),
             view: ArcSwap::default(),
@@ -256,8 +253,7 @@ impl Node {
 
     /// Whether this node may answer for its shards: its lease runs.
     pub fn serves(&self) -> bool {
-        let until = self.inner.serves_until.load(Ordering::Acquire);
-        until == u64::MAX || self.inner.clock.elapsed().as_micros() < u128::from(until)
+        self.inner.table.serves()
     }
 
     /// The node's name.
@@ -348,7 +344,7 @@ impl Node {
     /// Ends at once, as by a crash: nothing more is handed over, committed or answered.
     #[cfg(feature = "sim")]
     pub fn crash(&self) {
-        self.inner.serves_until.store(0, Ordering::Release);
+        self.inner.table.serve_until(Duration::ZERO);
         for live in self.inner.table.all_live() {
             live.journal.close();
         }
@@ -442,13 +438,12 @@ impl Node {
 
     /// From now until then, by [`Clock::elapsed`], the node may answer for its shards.
     pub(crate) fn serve_until(&self, until: Duration) {
-        let micros = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
-        self.inner.serves_until.store(micros, Ordering::Release);
+        self.inner.table.serve_until(until);
     }
 
     /// The node is no member any more and serves nothing.
     pub(crate) fn leave_cluster(&self) {
-        self.inner.serves_until.store(0, Ordering::Release);
+        self.inner.table.serve_until(Duration::ZERO);
         self.keep_only(&BTreeSet::new());
     }
 

@@ -3,12 +3,21 @@
 //! The store's records are the truth ([`crate::cluster`] reads them); this is a view of them, in memory, that
 //! corrects itself: a message that reached a node in vain puts its place in doubt until the next reading.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use crate::{
+    clock::Clock,
     shard::{LiveShard, ShardId},
     signal::Changes,
 };
@@ -37,6 +46,9 @@ pub(crate) enum Place {
 
 /// The places of all shards.
 pub(crate) struct ShardTable {
+    clock: Arc<dyn Clock>,
+    /// Until when this node may answer for its shards, in microseconds of [`Clock::elapsed`].
+    serves_until: AtomicU64,
     here: Vec<ArcSwapOption<LiveShard>>,
     elsewhere: ArcSwap<Elsewhere>,
     /// Of either.
@@ -57,8 +69,10 @@ pub(crate) struct Elsewhere {
 // === impl ShardTable ===
 
 impl ShardTable {
-    pub(crate) fn new(shards: u16) -> Self {
+    pub(crate) fn new(shards: u16, clock: Arc<dyn Clock>) -> Self {
         Self {
+            clock,
+            serves_until: AtomicU64::new(0),
             here: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
             elsewhere: ArcSwap::default(),
             changes: Changes::default(),
@@ -68,6 +82,22 @@ impl ShardTable {
 
     pub(crate) fn shard_count(&self) -> u16 {
         self.here.len() as u16
+    }
+
+    /// Whether this node may answer for its shards: its lease runs.
+    pub(crate) fn serves(&self) -> bool {
+        let until = self.serves_until.load(Ordering::Acquire);
+        until == u64::MAX || self.clock.elapsed().as_micros() < u128::from(until)
+    }
+
+    /// From now until then, by [`Clock::elapsed`], this node may answer for its shards.
+    pub(crate) fn serve_until(&self, until: Duration) {
+        let micros = u64::try_from(until.as_micros()).unwrap_or(u64::MAX);
+        let did = self.serves();
+        self.serves_until.store(micros, Ordering::Release);
+        if !did {
+            self.tell();
+        }
     }
 
     /// The shard, while a tenure of it runs on this node.
@@ -108,7 +138,8 @@ impl ShardTable {
 
     pub(crate) fn find(&self, shard: ShardId) -> Place {
         if self.live(shard).is_some() {
-            return Place::Here;
+            // A node whose lease has lapsed answers for nothing, and is not asked.
+            return if self.serves() { Place::Here } else { Place::Nowhere };
         }
         match self.elsewhere.load().owners.get(&shard) {
             Some(peer) => Place::At(peer.clone()),

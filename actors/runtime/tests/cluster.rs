@@ -338,7 +338,7 @@ async fn a_planned_move_loses_no_message() {
     let shard = aa_runtime::ShardId::of(Counter::KIND, id.as_bytes(), 256);
     let mut expected = 0;
     for to in ["b", "a", "b", "a"] {
-        cluster::order_move(&*world.store, shard, to).await.unwrap();
+        cluster::order_moves(&*world.store, &[(shard, to)]).await.unwrap();
         while world.owner_of(&id) != Some(to) {
             expected += 1;
             let at = if expected % 2 == 0 { "a" } else { "b" };
@@ -358,6 +358,29 @@ async fn a_drained_node_has_no_shard_and_is_given_none_until_it_may_take_some_ag
     assert_eq!(world.shares()["b"], 0);
     cluster::order_drain(&*world.store, "b", false).await.unwrap();
     world.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_somebody_edited_is_mended() {
+    let world = World::of(&["a", "b"]).await;
+    let mut txn = world.store.begin().await.unwrap();
+    let edits = [
+        (0_u16, "{}"),
+        (1, "not JSON"),
+        (2, r#"{"owner":{"node":"nobody","incarnation":7}}"#),
+        (3, r#"{"owner":{"node":"a","incarnation":7}}"#),
+        (999, r#"{"owner":{"node":"a","incarnation":7}}"#),
+    ];
+    for (shard, edit) in edits {
+        let key = [b"shard_owner/".as_slice(), &shard.to_be_bytes()].concat();
+        txn.put(key.into(), Bytes::from_static(edit.as_bytes()));
+    }
+    txn.commit().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.settle().await;
+    for id in ids() {
+        assert_eq!(world.insist("a", &id, Ask::Add).await, 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
