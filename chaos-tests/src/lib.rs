@@ -2,6 +2,7 @@
 //!
 //! It tests from outside, as a caller: through the client, the API and the exports.
 
+pub mod cluster;
 pub mod fuzz;
 pub mod invariants;
 pub mod latencies;

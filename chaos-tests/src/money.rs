@@ -9,7 +9,7 @@ mod watched_store;
 
 pub use self::{
     simulation::{Outcome, Simulation},
-    watched_store::{Ledger, MoneyViolation, WatchedStore, WindowState},
+    watched_store::{Fences, Ledger, MoneyViolation, WatchedStore, WindowState},
 };
 
 /// Where runs begin: days on which clocks change in the zones that are spent in, and an ordinary one.

@@ -412,6 +412,10 @@ impl Clock for JumpingClock {
         Timestamp::from_micros(real + self.0.load(Ordering::Relaxed) * 1_000_000)
     }
 
+    fn elapsed(&self) -> Duration {
+        SystemClock.elapsed()
+    }
+
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         SystemClock.sleep(duration)
     }

@@ -50,7 +50,7 @@ pub struct Span {
 }
 
 /// Which call an amount is reserved for: action ids are unique per agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReservationId {
     /// The agent that calls.
     pub agent: AgentId,
@@ -71,7 +71,7 @@ pub struct Reservation {
 }
 
 /// A window as its spender sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// What calls did cost.
     pub posted: Amount,
@@ -93,7 +93,8 @@ pub struct Posted {
 }
 
 /// Why an amount was not reserved. Nothing changed but the count of refusals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Refused {
     /// It does not fit the limits any more.
     #[error("the budget does not hold it")]

@@ -3,9 +3,11 @@
 mod approving;
 mod events;
 mod load;
+mod message;
 mod metering;
 mod particulars;
 mod quote;
+mod remote;
 mod sequences;
 mod spent_by;
 mod status;
@@ -19,11 +21,10 @@ use std::{
 
 use aa_ledger::{ActionSummary, Draft, Kind, Stream};
 use aa_policy::{Cost, Facts, Judgement, RateFacts, SharedBudget, judge};
-use aa_protocol::{
-    Action, ActionId, AgentFacts, AgentId, ApprovalId, EventId, Timestamp, Verdict, WorkspaceId,
-};
+use aa_protocol::{Action, AgentFacts, AgentId, EventId, Timestamp, Verdict, WorkspaceId};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply, journal::LogEntry};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use self::{
     approving::Approving,
@@ -35,6 +36,10 @@ use self::{
 };
 pub use self::{
     approving::{MAX_CONTEXT, MAX_SHOWN},
+    message::{
+        AgentMessage, Answer, Check, NotRegistered, Refusal, Registration, Report, ReportOutcome,
+        Request, SessionId, StatusChange,
+    },
     quote::{Basis, Charge},
     waiting::Metered,
 };
@@ -42,7 +47,6 @@ use crate::{
     agent_record::AgentRecord,
     budget_window::Asked,
     chain::Chain,
-    decided::Decided,
     keys,
     rate_window::{RING, RateWindow},
     recent_actions::{ActionKey, RecentActions},
@@ -51,134 +55,13 @@ use crate::{
 };
 
 /// An agent within its workspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AgentKeyId {
     /// The workspace.
     pub workspace: WorkspaceId,
     /// The agent.
     pub agent: AgentId,
 }
-
-/// What an agent's actor is asked.
-#[derive(Debug)]
-pub enum AgentMessage {
-    /// Registers the agent, or a further key of it.
-    Register(Registration, Reply<AgentFacts>),
-    /// Decides actions, in their order.
-    Check(Vec<Check>),
-    /// Records an event.
-    Record(Report, Reply<Result<EventId, NotRegistered>>),
-    /// Records that something the agent sent was refused at the edge.
-    Refuse(Refusal, Reply<()>),
-    /// Suspends or resumes the agent.
-    SetStatus(StatusChange, Reply<Result<AgentRecord, NotRegistered>>),
-    /// Something that an action of this agent waits for has come.
-    Metered(Metered),
-}
-
-/// The facts an agent registers with. Possession of the key is proven by now.
-#[derive(Clone, Debug)]
-pub struct Registration {
-    /// What policies will see; its id is the actor's.
-    pub facts: AgentFacts,
-    /// Ed25519, base64url without padding.
-    pub public_key: String,
-    /// Whose API key it came with: `key:<id>`.
-    pub actor: String,
-}
-
-/// An action with the way back for its decision.
-#[derive(Debug)]
-pub struct Check {
-    /// What is to be decided.
-    pub request: Request,
-    /// Answered once the decision is durable.
-    pub reply: Reply<Result<Answer, NotRegistered>>,
-}
-
-/// An action to be decided.
-#[derive(Debug)]
-pub struct Request {
-    /// The client's idempotency key.
-    pub id: ActionId,
-    /// W3C trace id.
-    pub trace: Option<[u8; 16]>,
-    /// The action.
-    pub action: Action,
-    /// When the gateway received it.
-    pub received: Timestamp,
-    /// The request for approval that it refers to.
-    pub approval: Option<ApprovalId>,
-    /// The run of the agent's program that it comes from.
-    pub session: Option<SessionId>,
-    /// What the program says about it to those who approve; at most [`MAX_CONTEXT`] characters.
-    pub context: Option<String>,
-}
-
-/// One run of an agent's program: the approvals for a session are for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(pub u64);
-
-/// A decision that is durable.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The decision.
-    pub decision: Decided,
-    /// Its audit entry.
-    pub event: EventId,
-    /// Microseconds from receipt to decision.
-    pub latency_us: u64,
-    /// Whether it is the recorded answer to an earlier action with the same id.
-    pub repeated: bool,
-    /// What became of what was reserved for the call that a result answers.
-    pub charge: Option<Charge>,
-    /// The request for approval that a person has to answer.
-    pub approval: Option<ApprovalId>,
-}
-
-/// Something that happened outside a decision.
-#[derive(Debug)]
-pub struct Report {
-    /// The client's idempotency key.
-    pub id: ActionId,
-    /// W3C trace id.
-    pub trace: Option<[u8; 16]>,
-    /// What it is about.
-    pub action: Action,
-    /// How it ended: `ok`, `error`, `cancelled` or `ungoverned`.
-    pub outcome: &'static str,
-    /// How long it took, in microseconds.
-    pub duration_us: u64,
-    /// When it happened, when that is earlier than the report.
-    pub occurred_at: Option<Timestamp>,
-    /// The run of the agent's program that it comes from.
-    pub session: Option<SessionId>,
-}
-
-/// Input of a known agent that the edge refused.
-#[derive(Debug)]
-pub struct Refusal {
-    /// A stable name of what was wrong, such as `malformed_action`.
-    pub code: &'static str,
-    /// A sentence that quotes nothing of the input.
-    pub message: String,
-}
-
-/// An operator's change of an agent's status.
-#[derive(Clone, Debug)]
-pub struct StatusChange {
-    /// Suspend, or resume.
-    pub suspend: bool,
-    /// Who: `key:<id>`.
-    pub actor: String,
-    /// Why, in the operator's words.
-    pub reason: String,
-}
-
-/// The actor's id is of no registered agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("agent {0} is not registered in this workspace; register it first")]
-pub struct NotRegistered(pub AgentId);
 
 /// The actor. Its fields are the state that the store holds, ahead of it by what the journal carries.
 pub struct AgentActor {
@@ -215,15 +98,6 @@ struct Known<'a> {
 
 /// What is committed together with an entry, besides the chain.
 type Writes = Vec<(Bytes, Bytes)>;
-
-// === impl Request ===
-
-impl Request {
-    /// An action of which nothing more is known than when it was received.
-    pub const fn new(id: ActionId, action: Action, received: Timestamp) -> Self {
-        Self { id, trace: None, action, received, approval: None, session: None, context: None }
-    }
-}
 
 // === impl Known ===
 
@@ -296,6 +170,11 @@ impl AgentActor {
     fn check(&mut self, check: Check, now: Timestamp) {
         if let Some(position) = self.recent.position(ActionKey::Check(check.request.id)) {
             self.answer_again(position, check.reply);
+            return;
+        }
+        if !self.policies.is_readable() {
+            let why = "the workspace's changed policies cannot be read on this node";
+            check.reply.send(Err(Fault::NotDurable(why.to_owned())));
             return;
         }
         self.lift_suspension(now);

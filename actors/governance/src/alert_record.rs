@@ -36,7 +36,7 @@ pub struct DeadLetter {
 }
 
 /// The alerts of a workspace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AlertStatus {
     /// Where people are told.
     pub destinations: Vec<DestinationStatus>,
@@ -45,11 +45,12 @@ pub struct AlertStatus {
     /// How many messages were given up and are kept.
     pub dead_letters: usize,
     /// Why the log is not read for events, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
 /// A destination and how it is doing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DestinationStatus {
     /// The destination.
     pub destination: Destination,
@@ -58,8 +59,10 @@ pub struct DestinationStatus {
     /// Events that are counted, to be told as one.
     pub folded: u64,
     /// Why the latest attempt failed; none after one that succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// When it last took a message, since the process started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_taken: Option<Timestamp>,
 }
 

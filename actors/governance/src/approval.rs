@@ -1,14 +1,18 @@
 //! The actor of one request for approval. It holds no thread while people think: its clock wakes it.
 
+mod remote;
+
 use std::{fmt, sync::Arc};
 
 use aa_ledger::{Draft, Kind, Stream};
 use aa_protocol::{ActionId, ApprovalId, Reason, Timestamp, WorkspaceId};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     approval_record::{AnswerError, ApprovalRecord, ApprovalScope, Outcome},
+    bulletin::Bulletin,
     chain::{Chain, ChainError},
     keys,
     notice::Notice,
@@ -19,7 +23,7 @@ use crate::{
 };
 
 /// A request within its workspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ApprovalKey {
     /// The workspace.
     pub workspace: WorkspaceId,
@@ -38,12 +42,12 @@ pub enum ApprovalMessage {
     Claim(Claim, Reply<Claimed>),
     /// The request as it stands; `None` when there is none.
     Read(Reply<Option<ApprovalRecord>>),
-    /// Something may be due: a stage opens, or the deadline has come.
-    Wake,
+    /// Something may be due: a stage opens, or the deadline has come. Answered once what was due is durable.
+    Wake(Reply<()>),
 }
 
 /// A person's answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// Whose.
     pub who: Principal,
@@ -56,7 +60,8 @@ pub struct Answer {
 }
 
 /// Why an answer was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum NotAnswered {
     /// There is no such request.
     #[error("there is no request for approval {0} in this workspace")]
@@ -67,7 +72,7 @@ pub enum NotAnswered {
 }
 
 /// An action that refers to an approval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claim {
     /// The action.
     pub action: ActionId,
@@ -76,7 +81,8 @@ pub struct Claim {
 }
 
 /// What an approval is worth to an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Claimed {
     /// The action may go on.
     Granted(ApprovalScope),
@@ -116,7 +122,7 @@ enum ReadError {
 /// An approved action must be made within this long after the deadline of its request.
 const USABLE_FOR: std::time::Duration = std::time::Duration::from_secs(900);
 
-/// The pause between attempts to wake a request whose shard is away.
+/// The pause between attempts to wake a request whose actor does not answer.
 const RING_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 // === impl ApprovalActor ===
@@ -151,7 +157,7 @@ impl Entity for ApprovalActor {
             ApprovalMessage::Read(reply) => {
                 self.shard.journal.answer_after(reply, self.record.clone());
             }
-            ApprovalMessage::Wake => {}
+            ApprovalMessage::Wake(reply) => self.shard.journal.answer_after(reply, ()),
         }
         self.set_alarm(now);
         Flow::Continue
@@ -305,7 +311,7 @@ impl ApprovalActor {
         let (key, services) = (self.key, Arc::clone(&self.services));
         tokio::spawn(async move {
             services.clock.sleep(at.since(now)).await;
-            while !services.wake_approval(key) {
+            while !services.wake_approval(&key).await {
                 services.clock.sleep(RING_AGAIN).await;
             }
         });
@@ -331,15 +337,16 @@ impl ApprovalActor {
         };
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let (writes, removes) = self.changes();
-        let (services, workspace, news) =
-            (Arc::clone(&self.services), self.key.workspace, self.news());
+        let tell = |notice| Bulletin::new(&self.services, self.key.workspace, notice);
+        let bulletin = self.news().map(tell);
+        let news = bulletin.as_ref().map(Bulletin::news).unwrap_or_default();
         let done = Reply::new(move |committed: Result<(), Fault>| {
-            if let (Ok(()), Some(notice)) = (&committed, news) {
-                services.notices.publish(workspace, notice);
+            if let (Ok(()), Some(bulletin)) = (&committed, bulletin) {
+                bulletin.tell();
             }
             done.send(committed);
         });
-        self.append(Record { entry: Some(entry), writes, removes, done });
+        self.append(Record { entry: Some(entry), writes, removes, news, done });
     }
 
     fn news(&self) -> Option<Notice> {
@@ -373,20 +380,7 @@ impl ApprovalActor {
     }
 }
 
-// === impl ApprovalMessage ===
-
-impl ApprovalMessage {
-    /// Answers with the reason why it is not handled.
-    pub(crate) fn fail(self, fault: Fault) {
-        match self {
-            Self::Ask(_, reply) => reply.send(Err(fault)),
-            Self::Answer(_, reply) => reply.send(Err(fault)),
-            Self::Claim(_, reply) => reply.send(Err(fault)),
-            Self::Read(reply) => reply.send(Err(fault)),
-            Self::Wake => {}
-        }
-    }
-}
+// === impl ApprovalKey ===
 
 impl fmt::Display for ApprovalKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

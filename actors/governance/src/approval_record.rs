@@ -1,6 +1,6 @@
 //! A request for a person's approval: what it is about, who may answer, and what became of it. Pure.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use aa_protocol::{
     ActionId, ActionKind, AgentId, ApprovalId, Reason, ReasonCode, Timestamp, WorkspaceId,
@@ -128,13 +128,14 @@ pub enum Outcome {
 }
 
 /// Why an answer was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum AnswerError {
     /// It was decided before.
     #[error("the request was decided at {at}: {state}")]
     Decided {
         /// `approved`, `denied` or `expired`.
-        state: &'static str,
+        state: Cow<'static, str>,
         /// When.
         at: Timestamp,
     },
@@ -225,7 +226,7 @@ impl ApprovalRecord {
         now: Timestamp,
     ) -> Result<Vec<String>, AnswerError> {
         if let Some(outcome) = &self.outcome {
-            return Err(AnswerError::Decided { state: outcome.as_str(), at: outcome.at() });
+            return Err(AnswerError::Decided { state: outcome.as_str().into(), at: outcome.at() });
         }
         if who.key_id == self.registered_by {
             return Err(AnswerError::Own);

@@ -1,6 +1,6 @@
 //! Who is asked for approval: groups of people, and each team's chain of groups.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use aa_protocol::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,8 @@ pub struct Stage {
 }
 
 /// Why groups or chains were refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum ApproversError {
     /// A name is empty or too long.
     #[error("`{0}` is not a name: 1 to {MAX_NAME} characters")]
@@ -63,7 +64,7 @@ pub enum ApproversError {
     #[error("there are {count} {what}, and at most {most} are kept")]
     TooMany {
         /// Of what.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How many.
         count: usize,
         /// How many there can be.
@@ -89,7 +90,7 @@ pub enum ApproversError {
     #[error("there is no {what} `{name}` in this workspace")]
     Unknown {
         /// What was looked for.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// By which name.
         name: String,
     },
@@ -203,7 +204,7 @@ impl Approvers {
     /// # Errors
     /// There is none.
     pub fn remove_group(&mut self, name: &str) -> Result<ApproverGroup, ApproversError> {
-        let unknown = || ApproversError::Unknown { what: "group", name: name.to_owned() };
+        let unknown = || ApproversError::Unknown { what: "group".into(), name: name.to_owned() };
         self.groups.remove(name).ok_or_else(unknown)
     }
 
@@ -214,7 +215,7 @@ impl Approvers {
     pub fn remove_chain(&mut self, team: &str) -> Result<ApprovalChain, ApproversError> {
         let unknown = || match team {
             "" => ApproversError::NoWorkspaceChain,
-            team => ApproversError::Unknown { what: "chain of team", name: team.to_owned() },
+            team => ApproversError::Unknown { what: "chain of team".into(), name: team.to_owned() },
         };
         self.chains.remove(team).ok_or_else(unknown)
     }
@@ -236,6 +237,7 @@ fn name_ok(name: &str) -> Result<(), ApproversError> {
     if fits { Ok(()) } else { Err(ApproversError::Name(name.chars().take(MAX_NAME).collect())) }
 }
 
-const fn within(what: &'static str, count: usize, most: usize) -> Result<(), ApproversError> {
+fn within(what: &'static str, count: usize, most: usize) -> Result<(), ApproversError> {
+    let what = what.into();
     if count > most { Err(ApproversError::TooMany { what, count, most }) } else { Ok(()) }
 }

@@ -39,7 +39,7 @@ pub enum OnExceeded {
 }
 
 /// A budget as an operator writes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetTerms {
     /// Whose it is.
     pub spender: Spender,
@@ -50,6 +50,7 @@ pub struct BudgetTerms {
     /// What happens when a call would pass a limit.
     pub action: OnExceeded,
     /// At how many per cent of the limits somebody is told; [`DEFAULT_ALERTS`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert_at: Option<Vec<u64>>,
 }
 
@@ -58,7 +59,8 @@ pub struct BudgetTerms {
 pub struct BudgetBook(BTreeMap<(Spender, Period), Arc<BudgetRecord>>);
 
 /// Why a budget was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum BudgetError {
     /// Neither money nor tokens are limited.
     #[error("the budget limits nothing; set a cost limit, a token limit or both")]

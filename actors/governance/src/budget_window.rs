@@ -1,13 +1,14 @@
 //! The actor of a budget window: the only writer of what is spent in it.
 
 mod load;
+mod remote;
 
 use std::{sync::Arc, time::Duration};
 
 use aa_budget::{Amount, Limits, Refused, Reservation, ReservationId, Span, Standing, Window};
 use aa_ledger::{Draft, Kind};
 use aa_protocol::{NanoUsd, Timestamp};
-use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
+use aa_runtime::{Entity, Flow, LiveShard, LoadError, Record, Reply};
 use aa_store::Subspace;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ pub enum WindowMessage {
 }
 
 /// A wish to spend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ask {
     /// Which call.
     pub id: ReservationId,
@@ -45,7 +46,7 @@ pub struct Ask {
 }
 
 /// The answer to an [`Ask`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Asked {
     /// Which call.
     pub id: ReservationId,
@@ -58,7 +59,8 @@ pub struct Asked {
 }
 
 /// How a reservation ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Settlement {
     /// The call did cost this.
     Post(Amount),
@@ -67,7 +69,7 @@ pub enum Settlement {
 }
 
 /// A window as operators see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WindowStatus {
     /// The present span.
     pub span: Span,
@@ -109,19 +111,6 @@ struct Terms {
     limits: Limits,
     enforced: bool,
     alert_at: Vec<u64>,
-}
-
-// === impl WindowMessage ===
-
-impl WindowMessage {
-    /// Answers with the reason why it is not handled.
-    pub(crate) fn fail(self, fault: Fault) {
-        match self {
-            Self::Reserve(_, reply) => reply.send(Err(fault)),
-            Self::Settle(_, reply) => reply.send(Err(fault)),
-            Self::Read(reply) => reply.send(Err(fault)),
-        }
-    }
 }
 
 // === impl BudgetWindowActor ===
@@ -251,7 +240,13 @@ impl BudgetWindowActor {
             let entry = self.entry(&detail, now);
             let removes = vec![keys::reservation(&self.reservations, id)];
             let writes = vec![self.record()];
-            self.append(Record { entry: Some(entry), writes, removes, news: Vec::new(), done: Reply::ignored() });
+            self.append(Record {
+                entry: Some(entry),
+                writes,
+                removes,
+                news: Vec::new(),
+                done: Reply::ignored(),
+            });
         }
         self.alert(now);
     }

@@ -5,6 +5,7 @@ use std::{ops::Deref, sync::Arc};
 use aa_ledger::{ChainHead, Draft, MacKey, PolicyRef, RenderedDecision, seal, seal_rendered};
 use aa_policy::{Admission, Judgement, Outcome};
 use aa_protocol::Decision;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A decision. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,6 +35,19 @@ impl From<Judgement> for Decided {
             Judgement::Admitted(admission) => Self::Shared(admission),
             Judgement::Restrained(outcome) => Self::Own(Arc::new(outcome.decision)),
         }
+    }
+}
+
+/// As the decision that it is.
+impl Serialize for Decided {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Decided {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Decision::deserialize(deserializer).map(Into::into)
     }
 }
 

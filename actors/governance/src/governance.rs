@@ -28,7 +28,7 @@ use crate::{
     approvers::ApproversError,
     budget_book::BudgetError,
     budget_window::BudgetWindowActor,
-    keys,
+    bulletin, keys,
     notice::Notice,
     notifier::{AlertError, NotifierActor},
     permission::{
@@ -185,7 +185,6 @@ impl Governance {
         let windows: Arc<Directory<BudgetWindowActor>> =
             Directory::new(node.clone(), Arc::clone(&services), passing);
         // The actors reach each other through the services, which exist before any of them.
-        let _ = services.policy_sets.set(Arc::clone(&policy_sets));
         let _ = services.agents.set(Arc::downgrade(&agents));
         let _ = services.windows.set(windows);
         let approvals: Arc<Directory<ApprovalActor>> =
@@ -197,6 +196,7 @@ impl Governance {
         let notifiers: Arc<Directory<NotifierActor>> =
             Directory::new(node.clone(), Arc::clone(&services), passing);
         let _ = services.notifiers.set(notifiers);
+        tokio::spawn(bulletin::read(Arc::clone(&services), node.read_news()));
         let governance = Self {
             agents,
             tenants: Directory::new(node, Arc::clone(&services), resident),
@@ -293,7 +293,7 @@ impl Governance {
         let id = AgentKeyId { workspace: permit.workspace(), agent: facts.id };
         let registration = Registration { facts, public_key, actor: permit.actor() };
         let (reply, answer) = Reply::channel();
-        self.send_agent(&id, AgentMessage::Register(registration, reply))?;
+        self.agents.send(&id, AgentMessage::Register(registration, reply));
         answer.await.unwrap_or(Err(Fault::Gone))
     }
 
@@ -310,7 +310,7 @@ impl Governance {
     /// Sends actions of one agent to its actor, as one message: what every action costs on the way there
     /// is paid once for all.
     pub fn check_all(&self, id: &AgentKeyId, checks: Vec<Check>) {
-        self.send_or_answer(id, AgentMessage::Check(checks));
+        self.agents.send(id, AgentMessage::Check(checks));
     }
 
     /// Sends an event to its agent's actor. The reply comes once the entry is durable.
@@ -320,12 +320,12 @@ impl Governance {
         report: Report,
         reply: Reply<Result<EventId, NotRegistered>>,
     ) {
-        self.send_or_answer(id, AgentMessage::Record(report, reply));
+        self.agents.send(id, AgentMessage::Record(report, reply));
     }
 
     /// Records that input of a known agent was refused.
     pub fn refuse(&self, id: &AgentKeyId, refusal: Refusal, reply: Reply<()>) {
-        self.send_or_answer(id, AgentMessage::Refuse(refusal, reply));
+        self.agents.send(id, AgentMessage::Refuse(refusal, reply));
     }
 
     /// From now on, the notices of a workspace.
@@ -393,7 +393,7 @@ impl Governance {
         let id = AgentKeyId { workspace: permit.workspace(), agent };
         let change = StatusChange { suspend, actor: permit.actor(), reason };
         let (reply, answer) = Reply::channel();
-        self.send_agent(&id, AgentMessage::SetStatus(change, reply))?;
+        self.agents.send(&id, AgentMessage::SetStatus(change, reply));
         let changed = answer.await.unwrap_or(Err(Fault::Gone))?;
         changed.map_err(|NotRegistered(agent)| GovernanceError::NotFound {
             what: "agent",
@@ -587,8 +587,13 @@ impl Governance {
         Ok(self.ask_tenant(permit.workspace(), TenantMessage::Checkpoint).await??)
     }
 
+    /// Whether the workspace's tenant lives on this node.
+    pub(crate) fn is_tenant_here(&self, workspace: WorkspaceId) -> bool {
+        self.tenants.is_here(&workspace)
+    }
+
     async fn keep_checkpoints(self, every: Duration) {
-        loop {
+        while !self.services.node.has_stopped() {
             self.services.clock.sleep(every).await;
             let workspaces = match self.workspaces().await {
                 Ok(workspaces) => workspaces,
@@ -597,7 +602,9 @@ impl Governance {
                     continue;
                 }
             };
-            for workspace in workspaces {
+            // Each node sees to the tenants that live on it.
+            let here = workspaces.into_iter().filter(|workspace| self.is_tenant_here(*workspace));
+            for workspace in here {
                 let made = self.ask_tenant(workspace, TenantMessage::Checkpoint).await;
                 let problem = match made {
                     Ok(Ok(_)) => continue,
@@ -622,22 +629,14 @@ impl Governance {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    async fn ask_tenant<T: Send + 'static>(
+    pub(crate) async fn ask_tenant<T: Send + 'static>(
         &self,
         workspace: WorkspaceId,
         message: impl FnOnce(Reply<T>) -> TenantMessage,
     ) -> Result<T, Fault> {
         let (reply, answer) = Reply::channel();
-        self.send_tenant(workspace, message(reply))?;
+        self.tenants.send(&workspace, message(reply));
         answer.await.unwrap_or(Err(Fault::Gone))
-    }
-
-    pub(crate) fn send_tenant(
-        &self,
-        workspace: WorkspaceId,
-        message: TenantMessage,
-    ) -> Result<(), Fault> {
-        self.tenants.send(&workspace, message).map_err(|(fault, _message)| fault)
     }
 
     async fn ask_policies<T: Send + 'static>(
@@ -646,27 +645,7 @@ impl Governance {
         message: impl FnOnce(Reply<T>) -> PolicySetMessage,
     ) -> Result<T, Fault> {
         let (reply, answer) = Reply::channel();
-        self.policy_sets.send(&workspace, message(reply)).map_err(|(fault, _message)| fault)?;
+        self.policy_sets.send(&workspace, message(reply));
         answer.await.unwrap_or(Err(Fault::Gone))
-    }
-
-    fn send_agent(&self, id: &AgentKeyId, message: AgentMessage) -> Result<(), Fault> {
-        self.agents.send(id, message).map_err(|(fault, _message)| fault)
-    }
-
-    /// Sends a message whose reply is to be answered even when it cannot be sent.
-    fn send_or_answer(&self, id: &AgentKeyId, message: AgentMessage) {
-        let Err((fault, message)) = self.agents.send(id, message) else { return };
-        match message {
-            AgentMessage::Check(checks) => {
-                checks.into_iter().for_each(|check| check.reply.send(Err(fault.clone())));
-            }
-            AgentMessage::Record(_, reply) => reply.send(Err(fault)),
-            AgentMessage::Refuse(_, reply) => reply.send(Err(fault)),
-            AgentMessage::Register(_, reply) => reply.send(Err(fault)),
-            AgentMessage::SetStatus(_, reply) => reply.send(Err(fault)),
-            // Nobody waits for these: they tell an agent that is not there.
-            AgentMessage::Metered(_) => {}
-        }
     }
 }

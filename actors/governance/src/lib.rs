@@ -15,9 +15,13 @@ pub mod approval;
 pub mod approval_record;
 pub mod approvers;
 pub mod audit;
+mod authored;
 pub mod budget_book;
 pub mod budget_window;
+mod bulletin;
 pub mod chain;
+#[cfg(test)]
+mod crossing;
 pub mod decided;
 pub mod governance;
 pub mod keys;

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use aa_protocol::{AgentId, ApprovalId, WorkspaceId};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 /// Something an agent's session is told without asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Notice {
     /// The policies in force changed.
     PolicyChanged {

@@ -12,6 +12,7 @@
 mod deliver;
 mod gather;
 mod load;
+mod remote;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -24,6 +25,7 @@ use aa_protocol::{Timestamp, WorkspaceId};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use aa_vault::SecretName;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use self::gather::Gathered;
 use crate::{
@@ -63,7 +65,7 @@ pub enum NotifierMessage {
 }
 
 /// Dead letters that are on their way again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replayed {
     /// How many.
     pub count: usize,
@@ -72,7 +74,8 @@ pub struct Replayed {
 }
 
 /// Which dead letters are meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Which {
     /// All.
     All,
@@ -83,7 +86,8 @@ pub enum Which {
 }
 
 /// Why alerts are not as asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum AlertError {
     /// The book refused.
     #[error(transparent)]
@@ -387,7 +391,10 @@ impl NotifierActor {
         let (writes, removes) = self.written(changes);
         let done =
             Reply::new(move |committed: Result<(), Fault>| reply.send(committed.map(|()| answer)));
-        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news: Vec::new(), done });
+        self.chain.commit(
+            &self.shard,
+            Record { entry: Some(entry), writes, removes, news: Vec::new(), done },
+        );
     }
 
     fn written(&self, changes: Changes) -> (Vec<(Bytes, Bytes)>, Vec<Bytes>) {
@@ -418,7 +425,8 @@ impl NotifierActor {
         if writes.is_empty() && removes.is_empty() {
             return done.send(Ok(()));
         }
-        self.chain.commit(&self.shard, Record { entry: None, writes, removes, news: Vec::new(), done });
+        self.chain
+            .commit(&self.shard, Record { entry: None, writes, removes, news: Vec::new(), done });
     }
 }
 
@@ -443,24 +451,5 @@ impl Changes {
     /// What is to be written, without the folding.
     fn bytes(&self) -> usize {
         self.writes.iter().map(|(key, value)| key.len() + value.len()).sum()
-    }
-}
-
-// === impl NotifierMessage ===
-
-impl NotifierMessage {
-    /// Answers with the reason why it is not handled.
-    pub(crate) fn fail(self, fault: Fault) {
-        match self {
-            Self::SetDestination(_, _, reply) | Self::RemoveDestination(_, _, reply) => {
-                reply.send(Err(fault));
-            }
-            Self::SetRule(_, _, reply) | Self::RemoveRule(_, _, reply) => reply.send(Err(fault)),
-            Self::Test(_, reply) => reply.send(Err(fault)),
-            Self::Replay(_, _, reply) => reply.send(Err(fault)),
-            Self::Discard(_, _, reply) => reply.send(Err(fault)),
-            Self::Read(reply) => reply.send(Err(fault)),
-            Self::Look | Self::Gathered(_) | Self::Attempted(..) => {}
-        }
     }
 }

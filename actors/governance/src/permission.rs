@@ -10,7 +10,7 @@ use aa_protocol::WorkspaceId;
 use serde::{Deserialize, Serialize};
 
 /// Who a request is made by: the holder of an API key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
     /// The only workspace it can act in.
     pub workspace: WorkspaceId,

@@ -4,6 +4,7 @@
 mod approval;
 mod load;
 mod money;
+mod remote;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,16 +13,19 @@ use aa_policy::{Diagnostic, Policy, PolicySet};
 use aa_protocol::{Timestamp, WorkspaceId};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::load::ReadError;
 pub use self::{approval::ApproversMessage, money::MoneyMessage};
 use crate::{
     approvers::Approvers,
     budget_book::BudgetBook,
+    bulletin::Bulletin,
     chain::Chain,
     keys,
     notice::Notice,
-    policy_board::{PolicyCell, PolicySnapshot},
+    policy_board::PolicySnapshot,
     policy_record::{PolicyHeader, PolicyRevision, read_source, source_writes},
     prices::Prices,
     services::Services,
@@ -34,8 +38,6 @@ pub const MAX_POLICIES: usize = 10_000;
 /// What a policy-set actor is asked.
 #[derive(Debug)]
 pub enum PolicySetMessage {
-    /// Hands out the cell that holds the snapshot in force.
-    Open(Reply<Arc<PolicyCell>>),
     /// Checks a document and, unless it is a dry run, puts it in force.
     Apply(Upload, Reply<Result<Applied, PolicyError>>),
     /// Puts an earlier revision in force again, as a new revision.
@@ -49,7 +51,7 @@ pub enum PolicySetMessage {
 }
 
 /// A document on its way in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Upload {
     /// The document, as the operator's file has it.
     pub source: Bytes,
@@ -62,18 +64,19 @@ pub struct Upload {
 }
 
 /// Which revision to bring back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rollback {
     /// The policy.
     pub name: String,
     /// The revision; the one before the revision in force when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
     /// Who: `key:<id>`.
     pub actor: String,
 }
 
 /// Which policy to take out of force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Removal {
     /// The policy.
     pub name: String,
@@ -82,7 +85,7 @@ pub struct Removal {
 }
 
 /// A document that was accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Applied {
     /// The revision that is in force now; in a dry run, the one that would be.
     pub revision: PolicyRevision,
@@ -93,7 +96,8 @@ pub struct Applied {
 }
 
 /// Why a change was refused.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum PolicyError {
     /// The document has errors.
     #[error("the document has {} error(s)", errors.len())]
@@ -133,12 +137,16 @@ pub struct PolicySetActor {
     shard: Arc<LiveShard>,
     services: Arc<Services>,
     chain: Chain,
+    rules: Rules,
+}
+
+/// The rules of a workspace, as the store has them.
+pub(crate) struct Rules {
     generation: u64,
     policies: BTreeMap<String, Known>,
     budgets: Arc<BudgetBook>,
     prices: Arc<Prices>,
     approvers: Arc<Approvers>,
-    cell: Arc<PolicyCell>,
 }
 
 struct Known {
@@ -172,7 +180,6 @@ impl Entity for PolicySetActor {
     async fn handle(&mut self, message: PolicySetMessage) -> Flow {
         let now = self.services.clock.now();
         match message {
-            PolicySetMessage::Open(reply) => reply.send(Ok(Arc::clone(&self.cell))),
             PolicySetMessage::Apply(upload, reply) => match self.check(upload, None).await {
                 Ok(checked) => self.put_in_force(checked, now, reply),
                 Err(error) => reply.send(Ok(Err(error))),
@@ -237,16 +244,17 @@ impl PolicySetActor {
         let (source, name) = (upload.source.clone(), upload.fallback_name.clone());
         // The semaphore is never closed; without a permit there is no harm but less room for others.
         let _turn = self.services.compiler.acquire().await;
-        let compiling = tokio::task::spawn_blocking(move || {
-            (aa_policy::check(&source, &name), digest(&source))
-        });
+        let compiling =
+            self.services.node.offload(move || (aa_policy::check(&source, &name), digest(&source)));
         let (checked, sha256) =
             compiling.await.map_err(|error| PolicyError::Unreadable(error.to_string()))?;
         let Some(policy) = checked.policy else {
             let (errors, warnings) = (checked.errors, checked.warnings);
             return Err(PolicyError::Invalid { errors, warnings });
         };
-        if !self.policies.contains_key(policy.name()) && self.policies.len() >= MAX_POLICIES {
+        if !self.rules.policies.contains_key(policy.name())
+            && self.rules.policies.len() >= MAX_POLICIES
+        {
             return Err(PolicyError::TooMany);
         }
         let warnings = checked.warnings;
@@ -255,7 +263,8 @@ impl PolicySetActor {
 
     async fn find_earlier(&self, rollback: Rollback) -> Result<CheckedUpload, PolicyError> {
         let Rollback { name, to, actor } = rollback;
-        let known = self.policies.get(&name).ok_or_else(|| PolicyError::Unknown(name.clone()))?;
+        let known =
+            self.rules.policies.get(&name).ok_or_else(|| PolicyError::Unknown(name.clone()))?;
         let latest = known.header.latest;
         let revision = match to {
             Some(revision) => revision,
@@ -286,7 +295,7 @@ impl PolicySetActor {
     ) {
         let CheckedUpload { upload, policy, warnings, sha256, rollback_of } = checked;
         let name = policy.name().to_owned();
-        let known = self.policies.get(&name);
+        let known = self.rules.policies.get(&name);
         let latest = known.map_or(0, |known| known.header.latest);
         let unchanged =
             known.is_some_and(|known| known.active.as_ref().is_some_and(|(_, old)| *old == sha256));
@@ -315,7 +324,7 @@ impl PolicySetActor {
             keys::policy_revision(self.workspace, &name, number),
             stored::encode(&revision),
         ));
-        self.policies.insert(name.clone(), Known { header, active: Some((policy, sha256)) });
+        self.rules.policies.insert(name.clone(), Known { header, active: Some((policy, sha256)) });
 
         let (number, rollback) = (number.to_string(), rollback_of.map(|number| number.to_string()));
         let change = if rollback.is_some() { "rolled_back" } else { "applied" };
@@ -347,7 +356,7 @@ impl PolicySetActor {
         reply: Reply<Result<PolicyHeader, PolicyError>>,
     ) {
         let Removal { name, actor } = removal;
-        let known = self.policies.get_mut(&name).filter(|known| known.active.is_some());
+        let known = self.rules.policies.get_mut(&name).filter(|known| known.active.is_some());
         let Some(known) = known else {
             reply.send(Ok(Err(PolicyError::Unknown(name))));
             return;
@@ -370,8 +379,8 @@ impl PolicySetActor {
         answer: T,
     ) {
         let Change { kind, actor, detail, mut writes, removes } = change;
-        self.generation += 1;
-        let generation = Bytes::copy_from_slice(&self.generation.to_be_bytes());
+        self.rules.generation += 1;
+        let generation = Bytes::copy_from_slice(&self.rules.generation.to_be_bytes());
         writes.push((keys::policy_generation(self.workspace), generation));
         let event = self.services.entropy.event_id(now);
         let draft = Draft {
@@ -380,24 +389,32 @@ impl PolicySetActor {
             ..Draft::new(event, self.workspace, Stream::Policies, now, kind)
         };
         let entry = self.chain.seal(&draft, &self.services.mac_key());
-        let snapshot = self.snapshot();
+        let snapshot = self.rules.snapshot();
         let services = Arc::clone(&self.services);
         let workspace = self.workspace;
-        let done = Reply::new(move |committed: Result<(), Fault>| {
-            if committed.is_ok() {
-                let generation = snapshot.generation;
+        let notice = Notice::PolicyChanged { generation: snapshot.generation };
+        let bulletin = Bulletin::new(&self.services, workspace, notice).awaited();
+        let news = bulletin.news();
+        let done = Reply::new(move |committed: Result<(), Fault>| match committed {
+            Ok(()) => {
                 services.board.publish(workspace, snapshot);
-                services.notices.publish(workspace, Notice::PolicyChanged { generation });
-            } else {
+                bulletin.tell();
+                in_force_everywhere(bulletin, reply, answer);
+            }
+            Err(fault) => {
                 // The change may be in the store all the same; then it must come into force.
                 tokio::spawn(async move { services.reload_policies(workspace).await });
+                reply.send(Err(fault));
             }
-            reply.send(committed.map(|()| Ok(answer)));
         });
-        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news: Vec::new(), done });
+        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news, done });
     }
+}
 
-    fn snapshot(&self) -> PolicySnapshot {
+// === impl Rules ===
+
+impl Rules {
+    pub(crate) fn snapshot(&self) -> PolicySnapshot {
         let active = self.policies.values().filter_map(|known| {
             let (policy, _) = known.active.as_ref()?;
             Some((Arc::clone(policy), known.header.active))
@@ -410,8 +427,25 @@ impl PolicySetActor {
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&self.prices),
             approvers: Arc::clone(&self.approvers),
+            is_readable: true,
         }
     }
+}
+
+/// Answers once no node decides by the rules of before.
+fn in_force_everywhere<T: Send + 'static, E: Send + 'static>(
+    bulletin: Bulletin,
+    reply: Reply<Result<T, E>>,
+    answer: T,
+) {
+    if !bulletin.has_others() {
+        reply.send(Ok(Ok(answer)));
+        return;
+    }
+    tokio::spawn(async move {
+        bulletin.all_know().await;
+        reply.send(Ok(Ok(answer)));
+    });
 }
 
 /// SHA-256 in lower-case hex.

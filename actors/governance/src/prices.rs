@@ -40,7 +40,8 @@ pub struct Prices {
 }
 
 /// Why prices were refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum PricesError {
     /// An override is wrong.
     #[error(transparent)]

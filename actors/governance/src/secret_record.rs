@@ -1,5 +1,7 @@
 //! What the store holds of a secret, and what may be told of it.
 
+use std::borrow::Cow;
+
 use aa_protocol::Timestamp;
 use aa_vault::{DataKeyId, MasterKeyId, SealedSecret, SecretName, rotation::RotationProgress};
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,7 @@ pub struct SecretRecord {
 }
 
 /// What may be told of a secret: all but what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretStatus {
     /// What it is called.
     pub name: SecretName,
@@ -36,20 +38,21 @@ pub struct SecretStatus {
 }
 
 /// What may be told of a data key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataKeyStatus {
     /// The key.
     pub id: DataKeyId,
     /// `active`, `decrypt-only` or `retired`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The master key that it is wrapped under, unless it is retired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<MasterKeyId>,
 }
 
 /// The secrets of a workspace and the keys they are kept under.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VaultStatus {
     /// By name.
     pub secrets: Vec<SecretStatus>,

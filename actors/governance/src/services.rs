@@ -9,7 +9,7 @@ use std::{
 use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
 use aa_notify::Sender;
 use aa_protocol::WorkspaceId;
-use aa_runtime::{Clock, Directory, Entity, Entropy, Fault, Node, Reply};
+use aa_runtime::{Clock, Directory, Entity, Entropy, Fault, Node, Remote, Reply};
 use aa_vault::{MasterKey, SecretName, SecretValue};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -21,12 +21,13 @@ use crate::{
     approval::{ApprovalActor, ApprovalKey, ApprovalMessage},
     audit::Turns,
     budget_window::{BudgetWindowActor, WindowMessage},
+    bulletin::Placing,
     governance::Outside,
     metrics::Metrics,
     notice::NoticeBoard,
     notifier::{NotifierActor, NotifierMessage},
     policy_board::{PolicyBoard, PolicyCell},
-    policy_set::{PolicySetActor, PolicySetMessage},
+    policy_set::{ReadError, Rules},
     spender::WindowId,
     vault::{SecretError, VaultActor, VaultMessage},
 };
@@ -42,6 +43,9 @@ pub struct AuditKeys {
 /// The pause between attempts to load policies after a failure.
 const RELOAD_EVERY: Duration = Duration::from_millis(100);
 
+/// Attempts to load changed policies before nothing is decided any more by those of before.
+const RELOADS: usize = 20;
+
 /// Everything an actor needs besides its own state.
 pub struct Services {
     /// The node the actors run on.
@@ -56,7 +60,7 @@ pub struct Services {
     pub metrics: Metrics,
     log_seed: Zeroizing<[u8; 32]>,
     pub(crate) board: PolicyBoard,
-    pub(crate) policy_sets: OnceLock<Arc<Directory<PolicySetActor>>>,
+    pub(crate) placing: Placing,
     pub(crate) agents: OnceLock<Weak<Directory<AgentActor>>>,
     pub(crate) windows: OnceLock<Arc<Directory<BudgetWindowActor>>>,
     pub(crate) approvals: OnceLock<Arc<Directory<ApprovalActor>>>,
@@ -87,7 +91,7 @@ impl Services {
             metrics: Metrics::default(),
             log_seed: keys.log_seed,
             board: PolicyBoard::default(),
-            policy_sets: OnceLock::new(),
+            placing: Placing::default(),
             agents: OnceLock::new(),
             windows: OnceLock::new(),
             approvals: OnceLock::new(),
@@ -117,19 +121,19 @@ impl Services {
         LogKey::new(&Checkpoint::origin(workspace), &self.log_seed)
     }
 
-    /// Sends a message to a window. What it cannot take answers its own reply with the reason.
+    /// Sends a message to a window.
     pub(crate) fn send_window(&self, id: &WindowId, message: WindowMessage) {
-        send(&self.windows, id, message, WindowMessage::fail);
+        send(&self.windows, id, message);
     }
 
-    /// Sends a message to a request for approval. What it cannot take answers its own reply with the reason.
+    /// Sends a message to a request for approval.
     pub(crate) fn send_approval(&self, key: &ApprovalKey, message: ApprovalMessage) {
-        send(&self.approvals, key, message, ApprovalMessage::fail);
+        send(&self.approvals, key, message);
     }
 
-    /// Sends a message to a vault. What it cannot take answers its own reply with the reason.
+    /// Sends a message to a vault.
     pub(crate) fn send_vault(&self, workspace: &WorkspaceId, message: VaultMessage) {
-        send(&self.vaults, workspace, message, VaultMessage::fail);
+        send(&self.vaults, workspace, message);
     }
 
     /// A secret in the clear, for one use of it.
@@ -146,64 +150,130 @@ impl Services {
         answer.await.unwrap_or(Err(Fault::Gone))
     }
 
-    /// Sends a message to a notifier. What it cannot take answers its own reply with the reason.
+    /// Sends a message to a notifier.
     pub(crate) fn send_notifier(&self, workspace: &WorkspaceId, message: NotifierMessage) {
-        send(&self.notifiers, workspace, message, NotifierMessage::fail);
+        send(&self.notifiers, workspace, message);
     }
 
-    /// Lets a request for approval look at the clock; whether there was somebody to look, or nobody will ever be.
-    pub(crate) fn wake_approval(&self, key: ApprovalKey) -> bool {
-        let Some(approvals) = self.approvals.get() else { return true };
-        approvals.send(&key, ApprovalMessage::Wake).is_ok()
+    /// Lets a request for approval look at the clock, if it lives on this node.
+    pub(crate) fn wake_approval_here(&self, key: &ApprovalKey) {
+        if self.approvals.get().is_some_and(|approvals| approvals.is_here(key)) {
+            self.send_approval(key, ApprovalMessage::Wake(Reply::ignored()));
+        }
+    }
+
+    /// Whether a workspace's vault lives on this node.
+    pub(crate) fn is_vault_here(&self, workspace: WorkspaceId) -> bool {
+        self.vaults.get().is_some_and(|vaults| vaults.is_here(&workspace))
+    }
+
+    /// Whether a workspace's notifier lives on this node.
+    pub(crate) fn is_notifier_here(&self, workspace: WorkspaceId) -> bool {
+        self.notifiers.get().is_some_and(|notifiers| notifiers.is_here(&workspace))
+    }
+
+    /// Lets a request for approval look at the clock. False when nobody did, and somebody may the next time.
+    pub(crate) async fn wake_approval(&self, key: &ApprovalKey) -> bool {
+        let (reply, answer) = Reply::channel();
+        self.send_approval(key, ApprovalMessage::Wake(reply));
+        // One that cannot bear being woken is not woken again.
+        matches!(answer.await, Ok(Ok(()) | Err(Fault::Crashed)))
     }
 
     /// Tells an agent what one of its actions waits for. One that has left memory meanwhile is started for it, which
     /// does no harm; one that cannot be started has lost nothing that its client's repeat does not find.
     pub(crate) fn tell_agent(&self, id: AgentKeyId, metered: Metered) {
         if let Some(agents) = self.agents.get().and_then(Weak::upgrade) {
-            // An agent that is away has no action waiting.
-            let _ = agents.send(&id, AgentMessage::Metered(metered));
+            agents.send(&id, AgentMessage::Metered(metered));
         }
     }
 
-    /// Loads the workspace's policies anew, trying until the shard is back.
+    /// Reads the workspace's rules anew, trying until the store answers.
     pub(crate) async fn reload_policies(&self, workspace: WorkspaceId) {
-        while let Err(fault) = self.load_policies(workspace).await {
-            tracing::warn!(%workspace, %fault, "the policies are not loaded yet");
+        while let Err(error) = self.read_policies(workspace).await {
+            tracing::warn!(%workspace, %error, "the policies are not loaded yet");
             self.clock.sleep(RELOAD_EVERY).await;
         }
     }
 
-    /// The cell with the workspace's policies, loading them when they are not.
+    /// Another node has changed the workspace's rules. Completes once nothing is decided here by those of before.
+    pub(crate) async fn refresh_policies(
+        self: &Arc<Self>,
+        workspace: WorkspaceId,
+        generation: u64,
+    ) {
+        if !self.board.expect(workspace, generation) {
+            return;
+        }
+        for _ in 0..RELOADS {
+            match self.catch_up(workspace).await {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%workspace, %error, "changed policies are not loaded yet");
+                }
+            }
+            self.clock.sleep(RELOAD_EVERY).await;
+        }
+        // Others wait for this node; its agents of this workspace wait for the rules.
+        self.board.close(workspace);
+        let services = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Err(error) = services.catch_up(workspace).await {
+                tracing::error!(
+                    %workspace, %error,
+                    "changed policies cannot be loaded; nothing is decided until they can"
+                );
+                services.clock.sleep(10 * RELOAD_EVERY).await;
+            }
+        });
+    }
+
+    /// Reads all rules anew that are held here.
+    pub(crate) async fn refresh_all_policies(&self) {
+        for workspace in self.board.all() {
+            self.reload_policies(workspace).await;
+        }
+    }
+
+    /// The cell with the workspace's rules, reading them when they are not held.
     pub(crate) async fn policies(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, Fault> {
         if let Some(cell) = self.board.find(workspace) {
             return Ok(cell);
         }
-        self.load_policies(workspace).await
+        let caught_up = self.catch_up(workspace).await;
+        caught_up.map_err(|error| {
+            tracing::error!(%workspace, %error, "the policies cannot be read");
+            Fault::NotDurable("the workspace's policies cannot be read now".to_owned())
+        })
     }
 
-    async fn load_policies(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, Fault> {
-        let directory = self.policy_sets.get().ok_or(Fault::Gone)?;
-        let (reply, answer) = Reply::channel();
-        directory
-            .send(&workspace, PolicySetMessage::Open(reply))
-            .map_err(|(fault, _message)| fault)?;
-        answer.await.unwrap_or(Err(Fault::Gone))
+    /// Reads the rules until they are as new as other nodes have told of.
+    async fn catch_up(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, ReadError> {
+        let turn = self.board.turn(workspace);
+        let _turn = turn.lock().await;
+        if let Some(cell) = self.board.find(workspace)
+            && !self.board.is_behind(workspace)
+        {
+            return Ok(cell);
+        }
+        loop {
+            let cell = self.read_policies(workspace).await?;
+            if !self.board.is_behind(workspace) {
+                return Ok(cell);
+            }
+        }
+    }
+
+    async fn read_policies(&self, workspace: WorkspaceId) -> Result<Arc<PolicyCell>, ReadError> {
+        let rules = Rules::read(self, workspace).await?;
+        Ok(self.board.publish(workspace, rules.snapshot()))
     }
 }
 
-/// Sends a message to an actor, or has it answer its own reply with the reason why not.
-fn send<E: Entity>(
-    directory: &OnceLock<Arc<Directory<E>>>,
-    id: &E::Id,
-    message: E::Message,
-    fail: impl FnOnce(E::Message, Fault),
-) {
-    let unsent = match directory.get() {
-        Some(directory) => directory.send(id, message).err(),
-        None => Some((Fault::Gone, message)),
-    };
-    if let Some((fault, message)) = unsent {
-        fail(message, fault);
+/// Sends a message to an actor. Its replies are answered, whatever happens.
+fn send<E: Entity>(directory: &OnceLock<Arc<Directory<E>>>, id: &E::Id, message: E::Message) {
+    match directory.get() {
+        Some(directory) => directory.send(id, message),
+        None => message.fail(Fault::Gone),
     }
 }

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod load;
+mod remote;
 mod tiles;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -41,7 +42,7 @@ pub enum TenantMessage {
 }
 
 /// A workspace to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewWorkspace {
     /// Shown to people.
     pub name: String,
@@ -50,7 +51,7 @@ pub struct NewWorkspace {
 }
 
 /// An API key to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewKey {
     /// What it is for, in the operator's words.
     pub name: String,
@@ -61,13 +62,14 @@ pub struct NewKey {
 }
 
 /// An API key to be revoked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Revocation {
     /// The key's id.
     pub id: String,
     /// Who revokes it: `key:<id>`.
     pub actor: String,
     /// Revoke it only if it was created by this one; anybody's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
 }
 
@@ -83,7 +85,8 @@ pub struct WorkspaceRecord {
 }
 
 /// Why a key operation was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum KeyError {
     /// The workspace is full.
     #[error("the workspace has {MAX_KEYS} API keys, the most there can be; revoke one")]
@@ -100,12 +103,12 @@ pub enum KeyError {
 }
 
 /// A checkpoint could not be made.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("no checkpoint could be made: {0}")]
 pub struct CheckpointFailed(pub String);
 
 /// A checkpoint and its note.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SignedCheckpoint {
     /// What is signed.
     pub checkpoint: Checkpoint,

@@ -5,6 +5,7 @@
 //! workspace wait, at most as long as the provider's own bounds say.
 
 mod load;
+mod remote;
 mod rotating;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ use aa_protocol::{Timestamp, WorkspaceId};
 use aa_runtime::{Entity, Fault, Flow, LiveShard, LoadError, Record, Reply};
 use aa_vault::{KeyRing, RingChange, SecretName, SecretValue, Vault, VaultError, rotation};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::rotating::is_behind;
 use crate::{
@@ -59,7 +61,8 @@ pub struct NewSecret {
 }
 
 /// Why a vault did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum SecretError {
     /// There is none of this name.
     #[error("there is no secret `{0}` in this workspace; `aasm secret set` makes one")]
@@ -76,9 +79,9 @@ pub enum SecretError {
     /// There is nothing to rotate.
     #[error("the workspace has no secrets, and so no keys to rotate")]
     Empty,
-    /// The vault or its master key refused.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
+    /// The vault or its master key refused, and why.
+    #[error("{0}")]
+    Vault(String),
     /// The master key refused or did not answer a moment ago.
     #[error("{0} (a moment ago; it is asked again within {seconds} s)", seconds = ASK_AGAIN.as_secs())]
     HeldBack(String),
@@ -314,7 +317,7 @@ impl VaultActor {
     fn status(&self) -> VaultStatus {
         let keys = self.ring().into_iter().flat_map(KeyRing::keys).map(|(id, key)| DataKeyStatus {
             id,
-            state: key.state.as_str(),
+            state: key.state.as_str().into(),
             created_at: key.created_at,
             master: key.state.wrapped().map(|wrapped| wrapped.master.clone()),
         });
@@ -348,7 +351,10 @@ impl VaultActor {
         let entry = self.chain.seal(&draft, &self.services.mac_key());
         let done =
             Reply::new(move |committed: Result<(), Fault>| reply.send(committed.map(|()| answer)));
-        self.chain.commit(&self.shard, Record { entry: Some(entry), writes, removes, news: Vec::new(), done });
+        self.chain.commit(
+            &self.shard,
+            Record { entry: Some(entry), writes, removes, news: Vec::new(), done },
+        );
     }
 }
 
@@ -376,17 +382,10 @@ impl Keys {
     }
 }
 
-// === impl VaultMessage ===
+// === impl SecretError ===
 
-impl VaultMessage {
-    /// Answers with the reason why it is not handled.
-    pub(crate) fn fail(self, fault: Fault) {
-        match self {
-            Self::Set(_, reply) | Self::Delete(_, _, reply) => reply.send(Err(fault)),
-            Self::Open(_, reply) => reply.send(Err(fault)),
-            Self::Read(reply) => reply.send(Err(fault)),
-            Self::Rotate(_, reply) | Self::RotateMaster(_, reply) => reply.send(Err(fault)),
-            Self::Tend | Self::Step => {}
-        }
+impl From<VaultError> for SecretError {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error.to_string())
     }
 }

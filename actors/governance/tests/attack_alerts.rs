@@ -110,7 +110,7 @@ async fn the_master_key_of_many_workspaces_can_always_be_rotated() {
     let directory = tempfile::tempdir().unwrap();
     let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
     let clock = ManualClock::new(noon);
-    let options = NodeOptions { name: "n".into(), shards: 2, lease: Duration::from_secs(10) };
+    let options = NodeOptions { name: "n".into(), shards: 2, cluster: None };
     let entropy = std::sync::Arc::new(SeededEntropy::new(7));
     let store = std::sync::Arc::new(MemoryStore::new());
     let node = Node::start(store, std::sync::Arc::new(clock.clone()), entropy, options).await;

@@ -6,7 +6,7 @@ mod world;
 
 use aa_governance::{
     Grant,
-    agent::{AgentKeyId, Answer, Report, Request, SessionId},
+    agent::{AgentKeyId, Answer, Report, ReportOutcome, Request, SessionId},
     approval_record::ApprovalScope,
 };
 use aa_ledger::Kind;
@@ -67,7 +67,7 @@ async fn report(world: &World, agent: &AgentKeyId, action: u128, json: &str) -> 
         id: ActionId::from_bytes(action.to_be_bytes()),
         trace: None,
         action: action_of(json),
-        outcome: "ok",
+        outcome: ReportOutcome::Ok,
         duration_us: 1,
         occurred_at: None,
         session: SECOND,

@@ -176,7 +176,7 @@ async fn a_data_key_that_has_served_its_time_is_rotated_by_itself() {
     };
     tokio::time::timeout(PATIENCE, rotating).await.expect("the key is rotated");
     world.settled(&[("openai".to_owned(), MARKER.to_owned())]).await;
-    let states: Vec<_> = world.vault().await.keys.iter().map(|key| key.state).collect();
+    let states: Vec<_> = world.vault().await.keys.iter().map(|key| key.state.clone()).collect();
     assert_eq!(states, ["retired", "active"]);
 }
 

@@ -2,6 +2,7 @@
 
 use aa_protocol::{Timestamp, WorkspaceId};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Hash, LogKey, NoteError, VerifierKey,
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// The state of one workspace's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Whose log it is.
     pub workspace: WorkspaceId,

@@ -1,6 +1,6 @@
 //! Where people are told.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use aa_vault::SecretName;
 use lettre::Address;
@@ -96,13 +96,13 @@ pub enum Security {
 }
 
 /// A destination that cannot be used as it stands.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("destination `{destination}`: `{field}` {problem}")]
 pub struct DestinationError {
     /// Its name, as far as it is one.
     pub destination: String,
     /// The field.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What is wrong with it, and what would be right. It repeats no value that may be secret.
     pub problem: String,
 }
@@ -146,7 +146,7 @@ impl Destination {
     pub fn validate(&self) -> Result<(), DestinationError> {
         let refused = |(field, problem): (&'static str, String)| DestinationError {
             destination: crate::text::plain(&self.name, MAX_NAME),
-            field,
+            field: field.into(),
             problem,
         };
         check_name(&self.name).map_err(|problem| refused(("name", problem)))?;

@@ -6,6 +6,7 @@
 mod address;
 
 use std::{
+    borrow::Cow,
     fmt, io,
     net::{IpAddr, SocketAddr},
     str::FromStr,
@@ -18,6 +19,7 @@ use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
+use serde::{Deserialize, Serialize};
 
 pub use self::address::Reach;
 use crate::destination::{Channel, Security};
@@ -48,11 +50,12 @@ pub enum AllowedDestination {
 pub struct AllowedError(String);
 
 /// Why something is not dialled. It shows host and port at most: the rest of a URL may be secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum GuardError {
     /// It is no URL that can be dialled.
     #[error("is no usable URL: {0}; use https://host[:port]/path")]
-    Url(&'static str),
+    Url(Cow<'static, str>),
     /// It is no host.
     #[error("is no host; use a name such as mail.example.com, or an address")]
     Host,
@@ -72,7 +75,7 @@ pub enum GuardError {
         /// The port.
         port: u16,
         /// What is used.
-        usual: &'static str,
+        usual: Cow<'static, str>,
     },
     /// It is an address, or a name with only such addresses, that tenants may not reach.
     #[error("{host} is at {reach}, which destinations may not reach; an operator can allow it")]
@@ -157,7 +160,7 @@ impl Guard {
         let port = url.port_or_known_default().unwrap_or_default();
         let usual = port == 443 || port >= 1024 || (port == 80 && url.scheme() == "http");
         if port == 0 || !(usual || self.is_allowed(&host)) {
-            let usual = "443 or one from 1024 on";
+            let usual = "443 or one from 1024 on".into();
             return Err(GuardError::Port { host: host.to_string(), port, usual });
         }
         self.admit_literal(&host)?;
@@ -176,7 +179,7 @@ impl Guard {
             return Err(GuardError::Unencrypted { host: host.to_string() });
         }
         if port == 0 || !(SMTP_PORTS.contains(&port) || self.is_allowed(&host)) {
-            let usual = "587, 465, 25 or 2525";
+            let usual = "587, 465, 25 or 2525".into();
             return Err(GuardError::Port { host: host.to_string(), port, usual });
         }
         self.admit_literal(&host)?;
@@ -331,7 +334,7 @@ impl fmt::Display for Host {
 
 /// Reads a URL of HTTP that carries no user name.
 pub(crate) fn parse_url(text: &str) -> Result<Url, GuardError> {
-    let url = Url::parse(text).map_err(|_| GuardError::Url("it is no URL"))?;
+    let url = Url::parse(text).map_err(|_| GuardError::Url("it is no URL".into()))?;
     let problem = match url.scheme() {
         "https" | "http" if !url.username().is_empty() || url.password().is_some() => {
             "it has a user name or password"
@@ -341,7 +344,7 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, GuardError> {
         "https" | "http" => return Ok(url),
         _ => "it is not of HTTPS",
     };
-    Err(GuardError::Url(problem))
+    Err(GuardError::Url(problem.into()))
 }
 
 /// Reads a host the way URLs do, so that `127.1` and `0x7f000001` are the address they are taken for.

@@ -1,6 +1,9 @@
 //! Who is told of what.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use aa_protocol::AgentId;
 use serde::{Deserialize, Serialize};
@@ -43,7 +46,8 @@ pub struct AlertBook {
 }
 
 /// Why a change of an [`AlertBook`] was refused. The book is as it was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum BookError {
     /// The destination is not usable.
     #[error(transparent)]
@@ -54,7 +58,7 @@ pub enum BookError {
         /// Its name, as far as it is one.
         rule: String,
         /// The field.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What is wrong with it.
         problem: String,
     },
@@ -80,7 +84,7 @@ pub enum BookError {
     #[error("there is no {what} `{name}` in this workspace")]
     Unknown {
         /// `destination` or `rule`.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// The name.
         name: String,
     },
@@ -88,7 +92,7 @@ pub enum BookError {
     #[error("the workspace has {most} {what}s, and can have no more; remove one first")]
     Full {
         /// `destination` or `rule`.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How many there can be.
         most: usize,
     },
@@ -139,9 +143,9 @@ impl Rule {
     /// # Errors
     /// The first field that is not.
     pub fn validate(&self) -> Result<(), BookError> {
-        let refused = |field, problem| BookError::Rule {
+        let refused = |field: &'static str, problem| BookError::Rule {
             rule: crate::text::plain(&self.name, crate::destination::MAX_NAME),
-            field,
+            field: field.into(),
             problem,
         };
         check_name(&self.name).map_err(|problem| refused("name", problem))?;
@@ -290,9 +294,10 @@ fn room<T>(
     most: usize,
 ) -> Result<(), BookError> {
     let fits = known.len() < most || known.contains_key(name);
-    fits.then_some(()).ok_or(BookError::Full { what, most })
+    fits.then_some(()).ok_or(BookError::Full { what: what.into(), most })
 }
 
 fn unknown(what: &'static str, name: &str) -> BookError {
-    BookError::Unknown { what, name: crate::text::plain(name, crate::destination::MAX_NAME) }
+    let name = crate::text::plain(name, crate::destination::MAX_NAME);
+    BookError::Unknown { what: what.into(), name }
 }

@@ -3,13 +3,14 @@
 mod http_post;
 mod smtp;
 
-use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
 
 use aa_protocol::Timestamp;
 use aa_vault::{SecretName, SecretValue};
 use reqwest::{Client, Url, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     destination::{Channel, SlackChannel, WebhookChannel},
@@ -72,7 +73,7 @@ pub struct Sent {
 }
 
 /// A message was not delivered, or nobody knows whether it was. It holds no secret and no URL, only host and port.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{place} {problem}; {remedy}")]
 pub struct SendError {
     /// Who was to get it, such as `the webhook at hooks.example.com`.
@@ -80,17 +81,19 @@ pub struct SendError {
     /// What went wrong.
     pub problem: String,
     /// What to do about it.
-    pub remedy: &'static str,
+    pub remedy: Cow<'static, str>,
     /// Whether to try again.
     pub failure: Failure,
 }
 
 /// Whether a failed delivery is worth another attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Failure {
     /// It is, no earlier than the receiver wishes.
     ForNow {
         /// How long the receiver wants to be left alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after: Option<Duration>,
     },
     /// It would fail again until somebody changes something.
@@ -241,7 +244,7 @@ impl Sender {
         let secret = secrets.get(name, &place)?;
         let text = secret.expose_text().map(str::trim);
         let admitted = text
-            .ok_or(GuardError::Url("it is no text"))
+            .ok_or(GuardError::Url("it is no text".into()))
             .and_then(|text| self.guard.admit_url(text));
         let url = admitted.map_err(|error| {
             SendError::guarded(&format!("{place}, whose URL is the secret `{name}`,"), &error)
@@ -325,7 +328,7 @@ impl Secrets {
         self.0.get(name).ok_or_else(|| SendError {
             place: place.to_owned(),
             problem: format!("needs the secret `{name}`, which is not in the vault"),
-            remedy: SET_SECRET,
+            remedy: SET_SECRET.into(),
             failure: Failure::ForNow { retry_after: None },
         })
     }
@@ -353,11 +356,11 @@ const WAIT: &str = "it is tried again";
 impl SendError {
     fn for_now(place: &str, problem: String, remedy: &'static str) -> Self {
         let failure = Failure::ForNow { retry_after: None };
-        Self { place: place.to_owned(), problem, remedy, failure }
+        Self { place: place.to_owned(), problem, remedy: remedy.into(), failure }
     }
 
     fn for_good(place: &str, problem: String, remedy: &'static str) -> Self {
-        Self { place: place.to_owned(), problem, remedy, failure: Failure::ForGood }
+        Self { place: place.to_owned(), problem, remedy: remedy.into(), failure: Failure::ForGood }
     }
 
     fn late(place: &str, limit: Duration) -> Self {

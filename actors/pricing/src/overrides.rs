@@ -28,7 +28,8 @@ pub struct PriceOverride {
 }
 
 /// Why overrides were refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum PriceError {
     /// There are too many.
     #[error(

@@ -24,6 +24,11 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Completes once `duration` has passed.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// Whether it is the clock of a simulation, which runs on one thread and shall repeat.
+    fn is_simulated(&self) -> bool {
+        false
+    }
 }
 
 /// The machine's clock.

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use ractor::Actor;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     clock::{Clock, Entropy},
@@ -133,19 +133,29 @@ pub enum NodeError {
     },
 }
 
+/// Work that was given to another thread ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the work panicked")]
+pub struct OffloadError;
+
 struct Inner {
     options: NodeOptions,
+    /// Whether everything happens on one thread, in one order.
+    is_simulated: bool,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     table: Arc<ShardTable>,
     relay: Relay,
+    /// The shards whose owner on record this node was at the last look.
+    mine: Mutex<BTreeSet<ShardId>>,
     /// The shards with a task that keeps them.
     keepers: Mutex<BTreeSet<ShardId>>,
     /// How many there are.
     kept: watch::Sender<usize>,
     view: ArcSwap<ClusterView>,
     incarnation: AtomicU64,
+    tenures: AtomicU64,
     /// Who takes note of the news.
     reader: Mutex<Option<mpsc::UnboundedSender<Heard>>>,
     knows: Mutex<Stamp>,
@@ -191,6 +201,7 @@ impl Node {
         node.serve_until(Duration::MAX);
         for shard in (0..node.shard_count()).map(ShardId) {
             let tenure = node.begin_tenure(shard, None).await?;
+            node.serve(&tenure);
             node.keep(shard, None, Some(tenure));
         }
         Ok(node)
@@ -227,16 +238,19 @@ impl Node {
         let table = Arc::new(ShardTable::new(shards, Arc::clone(&clock)));
         let relay = Relay::new(Arc::clone(&table), transport, Arc::clone(&clock));
         let inner = Inner {
+            is_simulated: clock.is_simulated(),
             options,
             store,
             clock,
             entropy,
             table,
             relay,
+            mine: Mutex::default(),
             keepers: Mutex::default(),
             kept: watch::Sender::new(0),
             view: ArcSwap::default(),
             incarnation: AtomicU64::new(0),
+            tenures: AtomicU64::new(0),
             reader: Mutex::default(),
             knows: Mutex::default(),
             leaving: AtomicBool::new(false),
@@ -306,6 +320,22 @@ impl Node {
         self.inner.table.peers()
     }
 
+    /// How many tenures of shards have begun here.
+    pub fn tenures(&self) -> u64 {
+        self.inner.tenures.load(Ordering::Acquire)
+    }
+
+    /// Completes once more than `seen` tenures have begun, or the node has stopped.
+    pub async fn wait_for_tenure(&self, seen: u64) {
+        let has_more = || (self.tenures() > seen || self.has_stopped()).then_some(());
+        self.inner.table.until(has_more).await;
+    }
+
+    /// Whether the node has stopped, or is about to.
+    pub fn has_stopped(&self) -> bool {
+        self.inner.stopping.is_raised()
+    }
+
     /// The journals' counts, summed over the shards this node holds.
     pub fn journal_stats(&self) -> JournalStats {
         self.inner.table.all_live().fold(JournalStats::default(), |sum, shard| {
@@ -337,6 +367,7 @@ impl Node {
             let _ = shard.journal.barrier().await;
         }
         self.inner.stopping.raise();
+        self.inner.table.look_over();
         // The sender lives in `self`, so the wait cannot be cut short.
         let _ = kept.wait_for(|kept| *kept == 0).await;
     }
@@ -349,6 +380,46 @@ impl Node {
             live.journal.close();
         }
         self.inner.stopping.raise();
+        self.inner.table.look_over();
+    }
+
+    /// Does work that takes long on another thread; in a simulation at once, so that it repeats.
+    ///
+    /// # Errors
+    /// [`OffloadError`] when the work panics. It goes on even if nobody waits for it.
+    pub fn offload<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = Result<T, OffloadError>> + Send + use<T, W> {
+        let (done, result) = oneshot::channel();
+        let work = move || {
+            // Who asked may have gone.
+            let _ = done.send(work());
+        };
+        if self.inner.is_simulated {
+            work();
+        } else {
+            tokio::task::spawn_blocking(work);
+        }
+        async { result.await.map_err(|_| OffloadError) }
+    }
+
+    /// Completes a task that waits for the store and works on what comes, on another thread; in a simulation on the
+    /// only one there is.
+    ///
+    /// # Errors
+    /// [`OffloadError`] when the task panics. It goes on even if nobody waits for it.
+    pub async fn offload_task<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, OffloadError> {
+        let handle = if self.inner.is_simulated {
+            tokio::spawn(task)
+        } else {
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::spawn_blocking(move || runtime.block_on(task))
+        };
+        handle.await.map_err(|_| OffloadError)
     }
 
     // --- news
@@ -449,6 +520,7 @@ impl Node {
 
     /// Ends the tenures of all other shards: they are not this node's any more.
     pub(crate) fn keep_only(&self, mine: &BTreeSet<ShardId>) {
+        mine.clone_into(&mut self.inner.mine.lock());
         for live in self.inner.table.all_live().filter(|live| !mine.contains(&live.id)) {
             tracing::warn!(shard = live.id.0, "a shard was taken by another node");
             live.end(Standing::Lost);
@@ -457,6 +529,7 @@ impl Node {
 
     /// Begins to keep a shard of which `life` is the owner on record, unless that is being done.
     pub(crate) fn take(&self, shard: ShardId, life: &NodeLife) {
+        self.inner.mine.lock().insert(shard);
         self.keep(shard, Some(life.clone()), None);
     }
 
@@ -508,10 +581,14 @@ impl Node {
             children,
             standing: watch::Sender::new(Standing::Serves),
         });
-        let tenure = Tenure::begin(Arc::clone(&live), supervision);
-        self.inner.table.enter(live);
         tracing::debug!(shard = shard.0, epoch, "shard taken");
-        Ok(tenure)
+        Ok(Tenure::begin(live, supervision))
+    }
+
+    /// Lets messages reach the actors of a tenure.
+    fn serve(&self, tenure: &Tenure) {
+        self.inner.tenures.fetch_add(1, Ordering::Release);
+        self.inner.table.enter(tenure.live());
     }
 }
 
@@ -548,6 +625,14 @@ impl Keeper {
                 },
             };
             failures = 0;
+            // INVARIANT: a look at the owners that came in between is heeded: the answer of the store may have taken
+            // so long that the shard is another's by now, and this node's lease has been renewed since.
+            let is_mine = life.is_none() || self.node.inner.mine.lock().contains(&self.shard);
+            if is_mine {
+                self.node.serve(&current);
+            } else {
+                return current.end().await;
+            }
             let standing = current.last(&stopping).await;
             self.node.inner.table.leave(self.shard, current.epoch());
             match (standing, &life) {

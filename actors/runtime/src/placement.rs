@@ -194,6 +194,16 @@ impl ShardTable {
         self.changes.until(|| (!is_there()).then_some(())).await;
     }
 
+    /// Completes once `find` finds something, looking again after every change.
+    pub(crate) async fn until<T>(&self, find: impl Fn() -> Option<T>) -> T {
+        self.changes.until(find).await
+    }
+
+    /// Lets all who wait look.
+    pub(crate) fn look_over(&self) {
+        self.tell();
+    }
+
     fn tell(&self) {
         self.changes.tell();
     }

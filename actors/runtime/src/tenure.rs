@@ -59,6 +59,10 @@ impl Tenure {
         Self { live, supervision, committer }
     }
 
+    pub(crate) fn live(&self) -> Arc<LiveShard> {
+        Arc::clone(&self.live)
+    }
+
     pub(crate) fn epoch(&self) -> u64 {
         self.live.epoch
     }

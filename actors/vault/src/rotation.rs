@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{DataKeyId, KeyRing, KeyState, SealedSecret, SecretName};
 
 /// A step of a rotation: one durable write.
@@ -25,7 +27,7 @@ pub enum RotationStep {
 }
 
 /// How far the rotations of a ring are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RotationProgress {
     /// Data keys that are still to be wrapped under the new master key.
     pub to_rewrap: usize,

@@ -46,7 +46,7 @@ async fn decide(path: &Path, in_flight: u128) -> Result<RedbStats, Error> {
         RedbOptions { memtable_bytes: 1 << 20, segment_bytes: 1 << 20, ..RedbOptions::default() };
     let store = RedbStore::open(path, options)?;
     let clock = ManualClock::new(Timestamp::from_micros(1_763_900_000_000_000));
-    let options = NodeOptions { name: "n".into(), shards: 1, lease: Duration::from_secs(10) };
+    let options = NodeOptions { name: "n".into(), shards: 1, cluster: None };
     let entropy = Arc::new(SeededEntropy::new(1));
     let of_node = Arc::new(store.clone());
     let node = Node::start(of_node, Arc::new(clock.clone()), entropy, options).await?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aa_protocol::WorkspaceId;
-use aa_runtime::{ShardId, journal, lease::Lease};
+use aa_runtime::{ShardId, journal, lease::Ownership};
 use aa_store::{KeyRange, Order, Store, StoreError};
 
 use super::Violation;
@@ -15,7 +15,7 @@ pub struct ShardState {
     pub shard: u16,
     /// The epoch that fences off every earlier owner.
     pub epoch: u64,
-    /// The node that holds it.
+    /// The node that owns it; nobody where a node is by itself.
     pub owner: String,
     /// The workspace whose log was looked at.
     pub workspace: WorkspaceId,
@@ -48,9 +48,9 @@ pub async fn shard_states(
     for (key, value) in &records {
         let Some(shard) = shard_of(key, b"/epoch") else { continue };
         let epoch = value.as_ref().try_into().map_or(0, u64::from_be_bytes);
-        let lease = records.iter().find(|(key, _)| shard_of(key, b"/lease") == Some(shard));
-        let lease = lease.and_then(|(_, value)| serde_json::from_slice::<Lease>(value).ok());
-        let owner = lease.map_or_else(|| "nobody".to_owned(), |lease| lease.owner);
+        let owner = txn.get_snapshot(&[OWNERS, &shard.to_be_bytes()].concat()).await?;
+        let owner = owner.and_then(|value| serde_json::from_slice::<Ownership>(&value).ok());
+        let owner = owner.map_or_else(|| "nobody".to_owned(), |record| record.owner.node);
         states.push(ShardState { shard, epoch, owner, workspace, end: 0 });
     }
     for state in &mut states {
@@ -80,6 +80,9 @@ pub async fn shard_states(
 
 /// The prefix of the records of shards: then the number, two bytes big-endian, and what it is.
 const SHARDS: &[u8] = b"shard/";
+
+/// The prefix of the records of who owns a shard: then the number.
+const OWNERS: &[u8] = b"shard_owner/";
 
 fn shard_of(key: &[u8], what: &[u8]) -> Option<u16> {
     let number = key.strip_prefix(SHARDS)?.strip_suffix(what)?;

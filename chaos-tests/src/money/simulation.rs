@@ -206,8 +206,7 @@ impl Simulation {
     async fn take_over(&mut self) {
         let number = self.chance.u64(..);
         let entropy = Arc::new(SeededEntropy::new(number));
-        let options =
-            NodeOptions { name: "node".into(), shards: 3, lease: Duration::from_secs(10) };
+        let options = NodeOptions { name: "node".into(), shards: 3, cluster: None };
         let store: Arc<dyn Store> = Arc::new(self.store.clone());
         let clock = Arc::new(self.clock.clone());
         // Starting under faults is another test's affair.

@@ -31,6 +31,19 @@ pub struct Ledger {
     unlimited: HashSet<Bytes>,
     violations: Vec<MoneyViolation>,
     commits: u64,
+    fences: Fences,
+}
+
+/// The commits of shards' journals, as they came.
+#[derive(Clone, Debug, Default)]
+pub struct Fences {
+    /// The epoch of each shard.
+    epochs: BTreeMap<Bytes, u64>,
+    /// What was committed under another epoch than the shard had.
+    violations: Vec<String>,
+    tenures: u64,
+    commits: u64,
+    digest: u64,
 }
 
 /// One window as committed.
@@ -80,7 +93,15 @@ struct WatchedTransaction {
     store: WatchedStore,
     /// The writes that are about money, in their order.
     money: Vec<(Bytes, Option<Bytes>)>,
+    /// The epochs and marks of journals.
+    fences: Vec<(Bytes, Bytes)>,
+    /// Of everything written.
+    digest: Fnv,
 }
+
+/// FNV-1a.
+#[derive(Clone, Copy, Debug)]
+struct Fnv(u64);
 
 // === impl WatchedStore ===
 
@@ -100,12 +121,12 @@ impl WatchedStore {
 impl Store for WatchedStore {
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let inner = self.inner.begin().await?;
-        Ok(Box::new(WatchedTransaction { inner, store: self.clone(), money: Vec::new() }))
+        Ok(Box::new(WatchedTransaction::new(inner, self.clone())))
     }
 
     async fn begin_after(&self, known: Version) -> Result<Box<dyn Transaction>, StoreError> {
         let inner = self.inner.begin_after(known).await?;
-        Ok(Box::new(WatchedTransaction { inner, store: self.clone(), money: Vec::new() }))
+        Ok(Box::new(WatchedTransaction::new(inner, self.clone())))
     }
 
     fn watch(&self, key: &[u8]) -> Watch {
@@ -149,10 +170,17 @@ impl Transaction for WatchedTransaction {
         if Money::of(&key).is_some() {
             self.money.push((key.clone(), Some(value.clone())));
         }
+        if key.starts_with(b"shard/") {
+            self.fences.push((key.clone(), value.clone()));
+        }
+        self.digest.add(&key);
+        self.digest.add(&value);
         self.inner.put(key, value);
     }
 
     fn put_without_conflict(&mut self, key: Bytes, value: Bytes) {
+        self.digest.add(&key);
+        self.digest.add(&value);
         self.inner.put_without_conflict(key, value);
     }
 
@@ -180,17 +208,25 @@ impl Transaction for WatchedTransaction {
     }
 
     async fn commit(self: Box<Self>) -> Result<Version, CommitError> {
-        let Self { inner, store, money } = *self;
+        let Self { inner, store, money, fences, digest } = *self;
         let committed = inner.commit().await;
         let unknown = matches!(committed, Err(CommitError::UnknownResult { .. }));
         let applied = match &committed {
             Ok(_) => true,
             // Whoever commits cannot know; whoever looks can.
             Err(_) if unknown && !money.is_empty() => store.holds(&money).await?,
+            Err(_) if unknown && !fences.is_empty() => {
+                let puts = fences.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+                store.holds(&puts.collect::<Vec<_>>()).await?
+            }
             Err(_) => false,
         };
-        if applied && !money.is_empty() {
-            store.ledger.lock().apply(money);
+        if applied {
+            let mut ledger = store.ledger.lock();
+            ledger.fences.apply(fences, digest);
+            if !money.is_empty() {
+                ledger.apply(money);
+            }
         }
         committed
     }
@@ -207,6 +243,67 @@ impl WatchedStore {
             }
         }
         Ok(true)
+    }
+}
+
+impl WatchedTransaction {
+    fn new(inner: Box<dyn Transaction>, store: WatchedStore) -> Self {
+        let digest = Fnv(0xcbf2_9ce4_8422_2325);
+        Self { inner, store, money: Vec::new(), fences: Vec::new(), digest }
+    }
+}
+
+// === impl Fnv ===
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+// === impl Fences ===
+
+impl Fences {
+    /// What was committed under an epoch that was not the shard's.
+    pub fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    /// How many tenures began.
+    pub const fn tenures(&self) -> u64 {
+        self.tenures
+    }
+
+    /// How many commits there were, and a digest of all of them in their order.
+    pub const fn digest(&self) -> (u64, u64) {
+        (self.commits, self.digest)
+    }
+
+    fn apply(&mut self, fences: Vec<(Bytes, Bytes)>, digest: Fnv) {
+        self.commits += 1;
+        let mut all = Fnv(self.digest);
+        all.add(&digest.0.to_be_bytes());
+        self.digest = all.0;
+        for (key, value) in fences {
+            let epoch = value.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            if let Some(shard) = key.strip_suffix(b"/epoch") {
+                self.tenures += 1;
+                let before = self.epochs.insert(Bytes::copy_from_slice(shard), epoch);
+                if before.is_some_and(|before| before >= epoch) {
+                    self.violations.push(format!("epoch {epoch} follows {before:?} of {shard:?}"));
+                }
+            } else if let Some(shard) = key.strip_suffix(b"/batch") {
+                let due = self.epochs.get(shard).copied();
+                if due != Some(epoch) {
+                    self.violations.push(format!(
+                        "a commit of epoch {epoch} while {} has {due:?}",
+                        shard.escape_ascii()
+                    ));
+                }
+            }
+        }
     }
 }
 
@@ -259,6 +356,11 @@ impl Ledger {
     /// What was found wrong, in the order of the commits.
     pub fn violations(&self) -> &[MoneyViolation] {
         &self.violations
+    }
+
+    /// What was committed by shards' journals.
+    pub const fn fences(&self) -> &Fences {
+        &self.fences
     }
 
     /// How many commits were about money.

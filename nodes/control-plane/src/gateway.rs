@@ -10,8 +10,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use aa_governance::{
     Governance,
     agent::{
-        AgentKeyId, Answer, Charge, MAX_CONTEXT, NotRegistered, Report, Request as CheckRequest,
-        SessionId,
+        AgentKeyId, Answer, Charge, MAX_CONTEXT, NotRegistered, Report, ReportOutcome,
+        Request as CheckRequest, SessionId,
     },
     notice::Notice,
 };
@@ -131,7 +131,7 @@ impl Gateway {
 
     async fn audit_refusal(&self, id: &AgentKeyId, code: &'static str, message: String) {
         let (reply, recorded) = Reply::channel();
-        let refusal = aa_governance::agent::Refusal { code, message };
+        let refusal = aa_governance::agent::Refusal { code: code.into(), message };
         self.inner.governance.refuse(id, refusal, reply);
         // The refusal stands whether or not its record could be written; the log says if it was not.
         if let Ok(Err(fault)) = recorded.await {
@@ -199,10 +199,10 @@ impl Gateway {
         };
         let Parsed { id, trace, action, .. } = self.parse(caller, action).await?;
         let outcome = match v1::Outcome::try_from(outcome) {
-            Ok(v1::Outcome::Ok) => "ok",
-            Ok(v1::Outcome::Error) => "error",
-            Ok(v1::Outcome::Cancelled) => "cancelled",
-            Ok(v1::Outcome::Ungoverned) => "ungoverned",
+            Ok(v1::Outcome::Ok) => ReportOutcome::Ok,
+            Ok(v1::Outcome::Error) => ReportOutcome::Error,
+            Ok(v1::Outcome::Cancelled) => ReportOutcome::Cancelled,
+            Ok(v1::Outcome::Ungoverned) => ReportOutcome::Ungoverned,
             Ok(v1::Outcome::Unspecified) => {
                 return Err(self.malformed(caller, &WireError::Missing("event.outcome")).await);
             }

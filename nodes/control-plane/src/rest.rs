@@ -44,6 +44,7 @@ use utoipa::openapi::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(crate) use self::problem::DIFFERENT_VERSIONS;
 pub use self::problem::Problem;
 use crate::throttle::FailureThrottle;
 

@@ -30,7 +30,8 @@ impl AgentActor {
         let summary = ActionSummary::of(&report.action, report.id, findings);
         let duration = report.duration_us.to_string();
         let occurred = report.occurred_at.map(|time| time.to_string());
-        let mut detail = vec![("duration_us", duration.as_str()), ("outcome", report.outcome)];
+        let mut detail =
+            vec![("duration_us", duration.as_str()), ("outcome", report.outcome.as_str())];
         if let Some(occurred) = &occurred {
             detail.push(("occurred_at", occurred));
         }
@@ -61,7 +62,7 @@ impl AgentActor {
             return;
         }
         self.services.metrics.count_refusal();
-        let detail = [("code", refusal.code), ("message", refusal.message.as_str())];
+        let detail = [("code", refusal.code.as_ref()), ("message", refusal.message.as_str())];
         let event = self.services.entropy.event_id(now);
         let entry =
             self.seal(&Draft { kind: Kind::Refusal, detail: &detail, ..self.draft(event, now) });

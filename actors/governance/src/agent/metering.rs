@@ -123,7 +123,8 @@ impl AgentActor {
             };
             services.tell_agent(agent, measured);
         });
-        tokio::task::spawn_blocking(move || reply.send(Ok(Quote::of(&action, &prices))));
+        // What it answers, it answers by the reply.
+        drop(self.services.node.offload(move || reply.send(Ok(Quote::of(&action, &prices)))));
     }
 
     /// Goes on with the actions that waited for this.

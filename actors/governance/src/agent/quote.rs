@@ -40,7 +40,8 @@ pub(super) struct OpenCall {
 }
 
 /// What a result did to what was reserved for its call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Charge {
     /// It was settled at this amount.
     Settled {
@@ -54,7 +55,8 @@ pub enum Charge {
 }
 
 /// What an amount is known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Basis {
     /// The provider's usage.
     Usage,

@@ -1,14 +1,13 @@
 //! When an agent is suspended and resumed: by an operator, by a budget, by the end of a budget's window.
 
-use std::sync::Arc;
-
 use aa_ledger::{Draft, Kind};
 use aa_protocol::{Decision, ReasonCode, Timestamp};
-use aa_runtime::{Fault, Reply};
+use aa_runtime::{Fault, Record, Reply};
 
 use super::{AgentActor, NotRegistered, StatusChange};
 use crate::{
     agent_record::{AgentRecord, BudgetSuspension, Suspension},
+    bulletin::Bulletin,
     notice::Notice,
 };
 
@@ -49,16 +48,16 @@ impl AgentActor {
         });
         let write = self.record_write(&record);
         self.record = Some(record.clone());
-        let services = Arc::clone(&self.services);
-        let (workspace, agent) = (self.id.workspace, self.id.agent);
+        let notice = Notice::StatusChanged { agent: self.id.agent, suspended: change.suspend };
+        let bulletin = Bulletin::new(&self.services, self.id.workspace, notice);
+        let news = bulletin.news();
         let done = Reply::new(move |committed: Result<(), Fault>| {
             if committed.is_ok() {
-                let notice = Notice::StatusChanged { agent, suspended: change.suspend };
-                services.notices.publish(workspace, notice);
+                bulletin.tell();
             }
             reply.send(committed.map(|()| Ok(record)));
         });
-        self.append(entry, vec![write], done);
+        self.append_record(Record { news, ..Record::of_entry(entry, vec![write], done) });
     }
 
     /// What a refusal by a budget that suspends means for the agent.
@@ -119,14 +118,14 @@ impl AgentActor {
         let write = self.record_write(record);
         let event = self.services.entropy.event_id(now);
         let entry = self.seal(&Draft { kind: Kind::Status, detail, ..self.draft(event, now) });
-        let services = Arc::clone(&self.services);
-        let (workspace, agent) = (self.id.workspace, self.id.agent);
+        let notice = Notice::StatusChanged { agent: self.id.agent, suspended };
+        let bulletin = Bulletin::new(&self.services, self.id.workspace, notice);
+        let news = bulletin.news();
         let done = Reply::new(move |committed: Result<(), Fault>| {
             if committed.is_ok() {
-                let notice = Notice::StatusChanged { agent, suspended };
-                services.notices.publish(workspace, notice);
+                bulletin.tell();
             }
         });
-        self.append(entry, vec![write], done);
+        self.append_record(Record { news, ..Record::of_entry(entry, vec![write], done) });
     }
 }

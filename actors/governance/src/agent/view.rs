@@ -68,6 +68,11 @@ impl View {
         })
     }
 
+    /// Whether the rules in force could be read.
+    pub(super) fn is_readable(&self) -> bool {
+        self.cell.load().is_readable
+    }
+
     /// Forgets what depends on the agent's facts.
     pub(super) fn facts_changed(&mut self) {
         self.rules = None;

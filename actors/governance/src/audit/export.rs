@@ -8,10 +8,10 @@ use std::{io::Write, sync::Arc};
 
 use aa_ledger::{Entry, ExportWriter, Hash, TileTree, write_cef};
 use aa_protocol::{Timestamp, WorkspaceId};
-use aa_runtime::{ShardId, journal::log_prefix};
+use aa_runtime::{Node, ShardId, journal::log_prefix};
 use aa_store::{KeyRange, Order, Store, Transaction};
 use bytes::Bytes;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::sync::mpsc;
 
 use super::turns::Queue;
 use crate::{
@@ -113,8 +113,9 @@ impl Governance {
         let work = Work { store, workspace, sink, segments: Vec::new(), range, size };
         let queue = self.services.log_readers.queue(workspace);
         let (sender, chunks) = mpsc::channel(4);
+        let node = self.services.node.clone();
         tokio::spawn(async move {
-            if let Err(error) = work.run(queue, &sender).await {
+            if let Err(error) = work.run(&node, queue, &sender).await {
                 // Whoever stopped reading wants no error either.
                 let _ = sender.send(Err(error)).await;
             }
@@ -191,6 +192,7 @@ fn segment_of(workspace: WorkspaceId, key: &[u8], value: &[u8]) -> Result<Segmen
 impl Work {
     async fn run(
         self,
+        node: &Node,
         queue: Queue,
         sender: &mpsc::Sender<Result<Bytes, GovernanceError>>,
     ) -> Result<(), GovernanceError> {
@@ -198,8 +200,7 @@ impl Work {
         while let Some(left) = work.take() {
             let Some(turn) = queue.turn().await else { return Ok(()) };
             // Reads of a log that is larger than memory wait for the disk.
-            let runtime = Handle::current();
-            let slice = tokio::task::spawn_blocking(move || runtime.block_on(left.slice()));
+            let slice = node.offload_task(left.slice());
             let (mut text, left) =
                 slice.await.map_err(|error| CheckpointFailed(error.to_string()))??;
             work = left;

@@ -11,7 +11,6 @@ use aa_runtime::{
 use aa_store::{KeyRange, Order, Store, StoreError, Transaction};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 
 use crate::{
     chain::decode_entry,
@@ -169,10 +168,9 @@ impl Governance {
         let limit = limit.clamp(1, MAX_PAGE);
         let reading = Reading { store, tapes, filter: filter.clone(), cursor: seen, limit };
         let turn = self.services.log_readers.queue(workspace).turn().await;
-        let runtime = Handle::current();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.services.node.offload_task(async move {
             let _turn = turn;
-            runtime.block_on(reading.run())
+            reading.run().await
         });
         read.await.unwrap_or_else(|_| Err(Fault::Crashed.into()))
     }

@@ -9,7 +9,6 @@ use std::{
 
 use aa_ledger::{Keys, PinnedCheckpoint, verify};
 use aa_protocol::WorkspaceId;
-use aa_runtime::Reply;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -54,11 +53,16 @@ impl Governance {
     pub(crate) async fn keep_verifying(self, every: Duration) {
         let mut seen = BTreeMap::new();
         let mut pause = FIRST_AFTER.min(every);
-        loop {
+        while !self.services.node.has_stopped() {
             self.services.clock.sleep(pause).await;
             pause = every;
             let Ok(workspaces) = self.workspaces().await else { continue };
             for workspace in workspaces {
+                // What moved here was checked elsewhere so far: the next check of it is a whole one.
+                if !self.is_tenant_here(workspace) {
+                    seen.remove(&workspace);
+                    continue;
+                }
                 match self.self_check(workspace, seen.get(&workspace)).await {
                     Ok(Found::Intact(checkpoint)) => {
                         self.services.metrics.count_verification(true);
@@ -80,12 +84,9 @@ impl Governance {
     }
 
     async fn tell_broken(&self, workspace: WorkspaceId, problem: String) {
-        let (reply, told) = Reply::channel();
-        let message = TenantMessage::NoteBroken(problem, reply);
-        if self.send_tenant(workspace, message).is_ok() {
-            // Whether it is in the log or not, it is in the process's own.
-            let _ = told.await;
-        }
+        let note = |reply| TenantMessage::NoteBroken(problem, reply);
+        // Whether it is in the log or not, it is in the process's own.
+        let _ = self.ask_tenant(workspace, note).await;
     }
 
     async fn self_check(

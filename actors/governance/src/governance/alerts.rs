@@ -182,11 +182,15 @@ impl Governance {
 
     /// Has every notifier look for news that has rules or something to deliver.
     pub(super) async fn keep_notifiers_looking(self) {
+        let node = self.services.node.clone();
         while let Err(error) = self.find_notifiers().await {
+            if node.has_stopped() {
+                return;
+            }
             tracing::warn!(%error, "the rules of alerts could not be read yet");
             self.services.clock.sleep(LOOK_EVERY).await;
         }
-        for round in 1_u64.. {
+        for round in (1_u64..).take_while(|_| !node.has_stopped()) {
             // What came with a shard from elsewhere is found again by and by.
             if round.is_multiple_of(FIND_AGAIN)
                 && let Err(error) = self.find_notifiers().await
@@ -194,7 +198,8 @@ impl Governance {
                 tracing::warn!(%error, "the rules of alerts could not be read");
             }
             let alerting = self.services.alerting.lock().clone();
-            for workspace in alerting {
+            let here = |workspace: &WorkspaceId| self.services.is_notifier_here(*workspace);
+            for workspace in alerting.into_iter().filter(here) {
                 self.services.send_notifier(&workspace, NotifierMessage::Look);
             }
             self.services.clock.sleep(LOOK_EVERY).await;

@@ -19,6 +19,9 @@ use crate::{
 /// Pending requests whose clocks are set at a time.
 const PAGE: usize = 1_000;
 
+/// The pause before pending requests are looked through again.
+const WAKE_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// The longest reason that is kept with an answer, in characters.
 const MAX_REASON: usize = 1_000;
 
@@ -192,11 +195,19 @@ impl Governance {
         Ok(answer.await.unwrap_or(Err(Fault::Gone))?)
     }
 
-    /// Sets the clocks of all pending requests, when a process starts.
+    /// Sets the clocks of all pending requests that live here: when a process starts, and when shards come to it.
     pub(super) async fn wake_approvals(self) {
-        while let Err(error) = self.wake_pending().await {
-            tracing::warn!(%error, "the pending requests for approval could not be read yet");
-            self.services.clock.sleep(std::time::Duration::from_millis(100)).await;
+        let node = &self.services.node;
+        while !node.has_stopped() {
+            let tenures = node.tenures();
+            if let Err(error) = self.wake_pending().await {
+                tracing::warn!(%error, "the pending requests for approval could not be read yet");
+                self.services.clock.sleep(WAKE_AGAIN).await;
+                continue;
+            }
+            node.wait_for_tenure(tenures).await;
+            // Shards come in crowds.
+            self.services.clock.sleep(WAKE_AGAIN).await;
         }
     }
 
@@ -209,7 +220,8 @@ impl Governance {
             let rest = range.clone().after(last);
             for (workspace, id) in page.iter().filter_map(|(key, _)| keys::pending_approval_id(key))
             {
-                self.services.wake_approval(ApprovalKey { workspace, id });
+                let key = ApprovalKey { workspace, id };
+                self.services.wake_approval_here(&key);
             }
             range = rest;
         }

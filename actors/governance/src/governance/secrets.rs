@@ -121,7 +121,7 @@ impl Governance {
 
     /// Looks at every vault when a process starts, and every hour.
     pub(super) async fn tend_vaults(self) {
-        loop {
+        while !self.services.node.has_stopped() {
             if let Err(error) = self.tend_all().await {
                 tracing::warn!(%error, "the key rings could not be looked at; it is tried again");
             }
@@ -148,7 +148,8 @@ impl Governance {
                 };
                 in_use.iter_mut().for_each(|in_use| in_use.extend(ring.master_keys()));
                 let master = &*self.services.master_key;
-                if ring.is_rotating() || ring.is_due(now) || is_behind(&ring, master) {
+                let is_wanting = ring.is_rotating() || ring.is_due(now) || is_behind(&ring, master);
+                if is_wanting && self.services.is_vault_here(ring.workspace()) {
                     self.services.send_vault(&ring.workspace(), VaultMessage::Tend);
                 }
             }

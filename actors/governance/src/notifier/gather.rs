@@ -14,7 +14,6 @@ use aa_runtime::{
 };
 use aa_store::{KeyRange, Order, Transaction};
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
 use super::{Changes, NotifierActor, NotifierMessage};
 use crate::{
@@ -72,10 +71,10 @@ impl NotifierActor {
         self.first_shard = (first + 1) % services.node.shard_count().max(1);
         tokio::spawn(async move {
             let turn = services.log_readers.queue(workspace).turn().await;
-            let (runtime, reader) = (Handle::current(), Arc::clone(&services));
-            let reading = tokio::task::spawn_blocking(move || {
+            let reader = Arc::clone(&services);
+            let reading = services.node.offload_task(async move {
                 let _turn = turn;
-                runtime.block_on(read(&reader, workspace, from, first))
+                read(&reader, workspace, from, first).await
             });
             let gathered = reading.await.unwrap_or_else(|error| Err(error.to_string()));
             services.send_notifier(&workspace, NotifierMessage::Gathered(Box::new(gathered)));

@@ -27,14 +27,14 @@ pub enum ApproversMessage {
 
 impl PolicySetActor {
     pub(super) fn change_approvers(&mut self, message: ApproversMessage, now: Timestamp) {
-        let mut approvers = (*self.approvers).clone();
+        let mut approvers = (*self.rules.approvers).clone();
         let space = keys::approvers(self.workspace);
         match message {
             ApproversMessage::SetGroup(group, actor, reply) => {
                 if let Err(error) = approvers.set_group(group.clone()) {
                     return reply.send(Ok(Err(error)));
                 }
-                self.approvers = Arc::new(approvers);
+                self.rules.approvers = Arc::new(approvers);
                 let key = space.with("group").key(&group.name);
                 let needed = group.needed.to_string();
                 let members = group.members.join(",");
@@ -52,7 +52,7 @@ impl PolicySetActor {
                 match approvers.remove_group(&name) {
                     Err(error) => reply.send(Ok(Err(error))),
                     Ok(group) => {
-                        self.approvers = Arc::new(approvers);
+                        self.rules.approvers = Arc::new(approvers);
                         let key = space.with("group").key(&name);
                         let detail = [("change", "group_removed"), ("name", name.as_str())];
                         let change = Change::take(Kind::Approval, &actor, &detail, key);
@@ -64,7 +64,7 @@ impl PolicySetActor {
                 if let Err(error) = approvers.set_chain(chain.clone()) {
                     return reply.send(Ok(Err(error)));
                 }
-                self.approvers = Arc::new(approvers);
+                self.rules.approvers = Arc::new(approvers);
                 let key = space.with("chain").key(&chain.team);
                 let stages = chain.stages.iter();
                 let stages: Vec<_> = stages
@@ -84,7 +84,7 @@ impl PolicySetActor {
                 match approvers.remove_chain(&team) {
                     Err(error) => reply.send(Ok(Err(error))),
                     Ok(chain) => {
-                        self.approvers = Arc::new(approvers);
+                        self.rules.approvers = Arc::new(approvers);
                         let key = space.with("chain").key(&team);
                         let detail = [("change", "chain_removed"), ("team", team.as_str())];
                         let change = Change::take(Kind::Approval, &actor, &detail, key);

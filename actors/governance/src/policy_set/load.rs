@@ -4,16 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aa_ledger::Stream;
 use aa_protocol::WorkspaceId;
-use aa_runtime::LiveShard;
+use aa_runtime::{LiveShard, OffloadError};
 use aa_store::{Order, StoreError, Transaction};
 
-use super::{Known, MAX_POLICIES, PolicySetActor, digest};
+use super::{Known, MAX_POLICIES, PolicySetActor, Rules, digest};
 use crate::{
     approvers::{Approvers, ApproversError, MAX_APPROVERS},
     budget_book::{BudgetBook, MAX_BUDGETS},
     chain::{Chain, ChainError},
     keys,
-    policy_board::PolicySnapshot,
     policy_record::{PolicyHeader, read_source},
     prices::{Prices, PricesError},
     services::Services,
@@ -22,7 +21,7 @@ use crate::{
 
 /// What keeps a policy set from loading. Its agents are refused until it loads: they fail closed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -38,7 +37,7 @@ pub(super) enum ReadError {
     #[error("the approvers that were set no longer pass validation: {0}")]
     Approvers(#[from] ApproversError),
     #[error("the compiler ended early: {0}")]
-    Compiler(#[from] tokio::task::JoinError),
+    Compiler(#[from] OffloadError),
 }
 
 impl PolicySetActor {
@@ -47,8 +46,23 @@ impl PolicySetActor {
         shard: Arc<LiveShard>,
         services: Arc<Services>,
     ) -> Result<Self, ReadError> {
+        let chain = {
+            let mut txn = services.node.store().begin().await?;
+            Chain::open(&mut *txn, &shard.journal, workspace, Stream::Policies).await?
+        };
+        let rules = Rules::read(&services, workspace).await?;
+        services.board.publish(workspace, rules.snapshot());
+        Ok(Self { workspace, shard, rules, chain, services })
+    }
+}
+
+impl Rules {
+    /// The rules in force, as of one moment.
+    pub(crate) async fn read(
+        services: &Services,
+        workspace: WorkspaceId,
+    ) -> Result<Self, ReadError> {
         let mut txn = services.node.store().begin().await?;
-        let chain = Chain::open(&mut *txn, &shard.journal, workspace, Stream::Policies).await?;
         let generation_key = keys::policy_generation(workspace);
         let generation = match txn.get_snapshot(&generation_key).await? {
             None => 0,
@@ -57,36 +71,33 @@ impl PolicySetActor {
                 u64::from_be_bytes(bytes)
             }
         };
-        let policies = read_policies(&mut *txn, workspace).await?;
+        let sources = read_sources(&mut *txn, workspace).await?;
         let budgets = Arc::new(read_budgets(&mut *txn, workspace).await?);
         let prices = match stored::read(&mut *txn, &keys::prices(workspace)).await? {
             Some(record) => Prices::new(record)?,
             None => Prices::builtin(),
         };
-        let prices = Arc::new(prices);
         let approvers = Arc::new(read_approvers(&mut *txn, workspace).await?);
-        let empty = PolicySnapshot {
-            generation: 0,
-            set: aa_policy::PolicySet::empty(),
-            budgets: Arc::clone(&budgets),
-            prices: Arc::clone(&prices),
-            approvers: Arc::clone(&approvers),
-        };
-        let mut actor = Self {
-            workspace,
-            shard,
-            generation,
-            policies,
-            budgets,
-            prices,
-            approvers,
-            cell: Arc::new(arc_swap::ArcSwap::from_pointee(empty)),
-            chain,
-            services,
-        };
-        actor.cell = actor.services.board.publish(workspace, actor.snapshot());
-        Ok(actor)
+        // Compiling takes longer than a transaction may.
+        drop(txn);
+        let mut policies = BTreeMap::new();
+        for Source { name, header, text } in sources {
+            let active = match text {
+                Some((revision, text)) => Some(compile(services, &name, revision, text).await?),
+                None => None,
+            };
+            policies.insert(name, Known { header, active });
+        }
+        Ok(Self { generation, policies, budgets, prices: Arc::new(prices), approvers })
     }
+}
+
+/// A policy as stored.
+struct Source {
+    name: String,
+    header: PolicyHeader,
+    /// The revision in force, if one is.
+    text: Option<(u64, Vec<u8>)>,
 }
 
 async fn read_approvers(
@@ -119,37 +130,34 @@ async fn read_budgets(
     Ok(budgets)
 }
 
-async fn read_policies(
+async fn read_sources(
     txn: &mut dyn Transaction,
     workspace: WorkspaceId,
-) -> Result<BTreeMap<String, Known>, ReadError> {
+) -> Result<Vec<Source>, ReadError> {
     let range = keys::policies(workspace);
     let headers = txn.range_snapshot(&range, MAX_POLICIES + 1, Order::Forward).await?;
-    let mut policies = BTreeMap::new();
+    let mut sources = Vec::with_capacity(headers.len());
     for (key, value) in headers {
         let header: PolicyHeader = stored::decode(&key, &value)?;
         let name = keys::policy_name(&key).ok_or_else(|| Damaged::at(&key))?;
-        let active = match header.active {
+        let text = match header.active {
             None => None,
-            Some(revision) => {
-                let source = read_source(txn, workspace, &name, revision).await?;
-                Some(compile(&name, revision, source).await?)
-            }
+            Some(revision) => Some((revision, read_source(txn, workspace, &name, revision).await?)),
         };
-        policies.insert(name, Known { header, active });
+        sources.push(Source { name, header, text });
     }
-    Ok(policies)
+    Ok(sources)
 }
 
 async fn compile(
+    services: &Services,
     name: &str,
     revision: u64,
     source: Vec<u8>,
 ) -> Result<(Arc<aa_policy::Policy>, String), ReadError> {
     let fallback = name.to_owned();
-    let compiling = tokio::task::spawn_blocking(move || {
-        (aa_policy::check(&source, &fallback), digest(&source))
-    });
+    let compiling =
+        services.node.offload(move || (aa_policy::check(&source, &fallback), digest(&source)));
     let (checked, sha256) = compiling.await?;
     let problem = checked.errors.first().map(|error| error.message.clone());
     match checked.policy {

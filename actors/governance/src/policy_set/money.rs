@@ -54,8 +54,8 @@ impl PolicySetActor {
         actor: String,
     ) -> Result<BudgetRecord, BudgetError> {
         let record = terms.into_record(now, actor)?;
-        let is_new = self.budgets.get(&record.spender, record.period).is_none();
-        if is_new && self.budgets.len() >= MAX_BUDGETS {
+        let is_new = self.rules.budgets.get(&record.spender, record.period).is_none();
+        if is_new && self.rules.budgets.len() >= MAX_BUDGETS {
             return Err(BudgetError::TooMany);
         }
         Ok(record)
@@ -85,7 +85,7 @@ impl PolicySetActor {
         detail.extend(cost.as_deref().map(|cost| ("limit_nano_usd", cost)));
         detail.extend(tokens.as_deref().map(|tokens| ("limit_tokens", tokens)));
         let actor = record.updated_by.clone();
-        Arc::make_mut(&mut self.budgets).set(record.clone());
+        Arc::make_mut(&mut self.rules.budgets).set(record.clone());
         let change = Change::put(Kind::Budget, &actor, &detail, written);
         self.change(change, now, reply, record);
     }
@@ -98,7 +98,7 @@ impl PolicySetActor {
         now: Timestamp,
         reply: Reply<Result<BudgetRecord, BudgetError>>,
     ) {
-        let Some(record) = Arc::make_mut(&mut self.budgets).remove(&spender, period) else {
+        let Some(record) = Arc::make_mut(&mut self.rules.budgets).remove(&spender, period) else {
             reply.send(Ok(Err(BudgetError::Unknown { spender, period })));
             return;
         };
@@ -122,7 +122,7 @@ impl PolicySetActor {
         let count = record.terms.overrides.len().to_string();
         let detail = [("change", "prices"), ("overrides", count.as_str()), ("sha256", &digest)];
         let written = (keys::prices(self.workspace), value);
-        self.prices = Arc::new(prices);
+        self.rules.prices = Arc::new(prices);
         let actor = record.updated_by.clone();
         let change = Change::put(Kind::Budget, &actor, &detail, written);
         self.change(change, now, reply, record);

@@ -56,7 +56,7 @@ impl World {
 
     async fn over(store: Arc<dyn Store>, faults: Faults, clock: ManualClock) -> Self {
         let entropy = Arc::new(SeededEntropy::new(clock.now().as_micros() as u64));
-        let options = NodeOptions { name: "n".into(), shards: 2, lease: Duration::from_secs(10) };
+        let options = NodeOptions { name: "n".into(), shards: 2, cluster: None };
         let node = Node::start(Arc::clone(&store), Arc::new(clock.clone()), entropy, options)
             .await
             .unwrap();

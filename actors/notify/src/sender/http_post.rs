@@ -50,7 +50,8 @@ impl Sender {
         let word = word.map(|word| format!(" ({word})")).unwrap_or_default();
         let (failure, remedy) = meaning(status, retry_after);
         let problem = format!("answered {}{word}", status.as_u16());
-        Err(SendError { place: place.to_owned(), problem, remedy, failure })
+        let (place, remedy) = (place.to_owned(), remedy.into());
+        Err(SendError { place, problem, remedy, failure })
     }
 
     fn unanswered(&self, place: &str, error: &reqwest::Error) -> SendError {

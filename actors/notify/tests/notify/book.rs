@@ -87,7 +87,8 @@ fn no_rule_is_left_without_its_destination() {
     assert!(matches!(error, BookError::InUse { .. }), "{error}");
     assert_eq!(book.remove_rule("all").unwrap().name, "all");
     assert_eq!(book.remove_destination("ops").unwrap().name, "ops");
-    assert!(matches!(book.remove_rule("all"), Err(BookError::Unknown { what: "rule", .. })));
+    let error = book.remove_rule("all").unwrap_err();
+    assert!(matches!(error, BookError::Unknown { what, .. } if what == "rule"));
     assert!(matches!(book.remove_destination("x"), Err(BookError::Unknown { .. })));
 }
 
@@ -98,7 +99,7 @@ fn a_book_has_bounds_and_what_is_there_can_still_be_changed() {
         book.set_destination(destination(&format!("d{number}"))).unwrap();
     }
     let error = book.set_destination(destination("more")).unwrap_err();
-    assert!(matches!(error, BookError::Full { what: "destination", .. }));
+    assert!(matches!(error, BookError::Full { what, .. } if what == "destination"));
     assert!(book.set_destination(destination("d7")).unwrap().is_some());
     for number in 0..MAX_RULES {
         book.set_rule(Rule::all(format!("r{number}"), "d1")).unwrap();

@@ -5,7 +5,10 @@ use aa_protocol::wire::v1;
 use aa_runtime::Fault;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::admission::{Overload, RETRY_AFTER_MS};
+use crate::{
+    admission::{Overload, RETRY_AFTER_MS},
+    rest::DIFFERENT_VERSIONS,
+};
 
 /// The metadata key with the milliseconds to wait before the same request.
 const RETRY_AFTER: &str = "retry-after-ms";
@@ -19,11 +22,21 @@ pub(super) fn overload_status(overload: Overload) -> Status {
 pub(super) fn fault_status(fault: &Fault) -> Status {
     match fault {
         Fault::Crashed => Status::internal(fault.to_string()),
+        Fault::Unreadable(_) => {
+            tracing::error!(%fault, "an actor on another node could not be asked");
+            Status::internal(DIFFERENT_VERSIONS)
+        }
         Fault::BackingOff { retry_after, .. } => {
             let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             with_retry(Status::unavailable(fault.to_string()), wait.max(1))
         }
-        Fault::Gone | Fault::NotDurable(_) | Fault::ShardAway { .. } => {
+        Fault::Congested { .. } => {
+            with_retry(Status::resource_exhausted(fault.to_string()), RETRY_AFTER_MS)
+        }
+        Fault::Gone
+        | Fault::NotDurable(_)
+        | Fault::ShardAway { .. }
+        | Fault::Unreachable { .. } => {
             with_retry(Status::unavailable(fault.to_string()), RETRY_AFTER_MS)
         }
     }
@@ -61,5 +74,20 @@ mod tests {
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(frame(&status).retry_after_ms, RETRY_AFTER_MS);
         assert_eq!(frame(&fault_status(&Fault::Crashed)).retry_after_ms, 0);
+    }
+
+    #[test]
+    fn a_client_learns_whether_what_went_wrong_between_nodes_is_worth_another_try() {
+        let (node, why) = ("b".to_owned(), "its lease ended".to_owned());
+        let congested = fault_status(&Fault::Congested { node: node.clone() });
+        assert_eq!(congested.code(), Code::ResourceExhausted);
+        assert_eq!(frame(&congested).retry_after_ms, RETRY_AFTER_MS);
+        let unreachable = fault_status(&Fault::Unreachable { node, why });
+        assert_eq!(unreachable.code(), Code::Unavailable);
+        assert_eq!(frame(&unreachable).retry_after_ms, RETRY_AFTER_MS);
+        let unreadable = fault_status(&Fault::Unreadable("invalid type: `hunter2`".to_owned()));
+        assert_eq!(unreadable.code(), Code::Internal);
+        assert!(unreadable.message().contains("different versions"), "{unreadable}");
+        assert!(!unreadable.message().contains("hunter2"), "{unreadable}");
     }
 }

@@ -253,11 +253,22 @@ impl From<Fault> for Problem {
             Fault::BackingOff { retry_after, .. } => {
                 Self::unavailable(&fault).retry_after(whole_seconds(*retry_after))
             }
+            Fault::Congested { .. } => {
+                Self::new(ProblemKind::Overloaded, fault.to_string()).retry_after(1)
+            }
+            Fault::Unreadable(_) => {
+                tracing::error!(%fault, "a request of the operator API failed");
+                Self::new(ProblemKind::Internal, DIFFERENT_VERSIONS)
+            }
             fault if fault.is_retryable() => Self::unavailable(fault),
             fault => Self::internal(fault),
         }
     }
 }
+
+/// What is told when nodes do not understand each other; the particulars are for the log.
+pub(crate) const DIFFERENT_VERSIONS: &str = "the server's nodes are of different versions and do not \
+     understand each other; bring them to one version";
 
 /// A wait in whole seconds, rounded up.
 pub(super) fn whole_seconds(wait: Duration) -> u32 {
@@ -403,5 +414,22 @@ impl From<Diagnostic> for DocumentFinding {
         let Diagnostic { code, path, line, column, message, source_line, help } = diagnostic;
         let code = code.as_str().to_owned();
         Self { path, line, column, code, message, source_line, help }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_learns_whether_what_went_wrong_between_nodes_is_worth_another_try() {
+        let (node, why) = ("b".to_owned(), "its lease ended".to_owned());
+        let congested = Problem::from(Fault::Congested { node: node.clone() });
+        assert_eq!((congested.name(), congested.retry_after), ("overloaded", Some(1)));
+        let unreachable = Problem::from(Fault::Unreachable { node, why });
+        assert_eq!((unreachable.name(), unreachable.retry_after), ("unavailable", Some(1)));
+        let unreadable = Problem::from(Fault::Unreadable("invalid type: `hunter2`".to_owned()));
+        assert_eq!((unreadable.name(), unreadable.retry_after), ("internal", None));
+        assert_eq!(unreadable.detail, DIFFERENT_VERSIONS);
     }
 }

@@ -195,7 +195,7 @@ impl From<DataKeyStatus> for DataKey {
         let DataKeyStatus { id, state, created_at, master } = status;
         Self {
             id: id.to_string(),
-            state: state.to_owned(),
+            state: state.into_owned(),
             created_at: created_at.to_string(),
             master_key: master.map(|master| master.to_string()),
         }
