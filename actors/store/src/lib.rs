@@ -14,12 +14,14 @@
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod copy;
 mod error;
 #[cfg(feature = "foundationdb")]
 mod fdb_store;
 mod key_range;
 mod limits;
 mod memory;
+mod opened;
 mod optimistic;
 mod redb_store;
 mod resolver;
@@ -42,6 +44,7 @@ pub use limits::{
     MAX_VALUE_BYTES, MAX_WATCHES, RECOMMENDED_TRANSACTION_BYTES,
 };
 pub use memory::{Fault, FaultRates, Faults, MemoryStore};
+pub use opened::{OpenedStore, STORE_FILE};
 pub use redb_store::{RedbOptions, RedbStats, RedbStore, Verify};
 pub use resolver::HistoryBounds;
 #[cfg(any(test, feature = "faults"))]

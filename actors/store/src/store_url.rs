@@ -15,12 +15,12 @@ pub const MAX_PREFIX_BYTES: usize = 100;
 
 /// The place of a store.
 ///
-/// Written as the path of an embedded store, or as `fdb://` and the path of a cluster file with
+/// Written as the directory of an embedded store, or as `fdb://` and the path of a cluster file with
 /// parameters: `fdb:///etc/foundationdb/fdb.cluster?prefix=agent-assembly/&tls_cert=…&tls_key=…&tls_ca=…`.
 /// What is special in URLs is percent-encoded in the latter. Displays as it is parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// The path of an embedded store.
+    /// The directory of an embedded store; its file is [`STORE_FILE`](crate::STORE_FILE) in it.
     Redb(PathBuf),
     /// A FoundationDB cluster.
     Fdb(FdbUrl),

@@ -41,8 +41,9 @@ mod on_a_server {
 
     use aa_store::{
         CommitError, FdbNetwork, FdbOptions, FdbStore, FdbTls, KeyRange, MAX_TRANSACTION_BYTES,
-        OpenError, Order, Store, StoreError, Version,
+        OpenError, Order, RedbOptions, RedbStore, Store, StoreError, Version,
         conformance::{FdbServer, laws},
+        copy::{copy, version},
     };
     use bytes::Bytes;
     use futures::FutureExt;
@@ -75,6 +76,7 @@ mod on_a_server {
         }
         tests![
             two_prefixes_do_not_see_each_other,
+            a_store_moves_to_the_cluster_and_back,
             stamps_of_several_clients_are_in_the_order_of_commits,
             many_small_writes_past_foundationdbs_own_limit_are_refused_as_too_large,
             long_ranges_are_read_whole_in_both_orders,
@@ -137,6 +139,44 @@ mod on_a_server {
         let whole = FdbStore::open(server.url(""), FdbOptions::default()).await.unwrap();
         let found = whole.begin().await.unwrap().get(b"prefix-b/key").await.unwrap();
         assert_eq!(found, Some(bytes("changed")), "the prefix stands before the keys");
+    }
+
+    async fn a_store_moves_to_the_cluster_and_back(server: Servers) {
+        let directory = tempfile::tempdir().unwrap();
+        let open_redb = |name, first_version| {
+            let options = RedbOptions { first_version, ..RedbOptions::default() };
+            RedbStore::open(directory.path().join(name), options).unwrap()
+        };
+        let source = open_redb("source", Version::default());
+        for first in (0..1_000u16).step_by(100) {
+            let mut transaction = source.begin().await.unwrap();
+            for number in first..first + 100 {
+                let value = vec![b'v'; usize::from(number) * 7];
+                transaction.put(Bytes::from(format!("key-{number}")), Bytes::from(value));
+            }
+            transaction.put_stamped(bytes("log/"), Bytes::from(first.to_string()));
+            transaction.commit().await.unwrap();
+        }
+        let cluster = open(&server, "moving").await;
+        let there = copy(&source, &cluster, |_| {}).await.unwrap();
+        assert_eq!(there.volume.pairs, 1_010);
+        stamp_last(&cluster).await;
+        let target = open_redb("target", version(&cluster).await.unwrap());
+        copy(&cluster, &target, |_| {}).await.unwrap();
+        stamp_last(&target).await;
+    }
+
+    /// Stamps a key, which comes after all that were copied.
+    async fn stamp_last(store: &dyn Store) {
+        let mut transaction = store.begin().await.unwrap();
+        transaction.put_stamped(bytes("log/"), bytes("last"));
+        transaction.commit().await.unwrap();
+        let mut transaction = store.begin().await.unwrap();
+        let log = KeyRange::prefix(b"log/");
+        let last = transaction.range(&log, 1, Order::Reverse).await.unwrap();
+        assert_eq!(last[0].1, bytes("last"));
+        transaction.delete(last[0].0.clone());
+        transaction.commit().await.unwrap();
     }
 
     async fn stamps_of_several_clients_are_in_the_order_of_commits(server: Servers) {
