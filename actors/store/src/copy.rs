@@ -115,7 +115,7 @@ fn mark() -> Bytes {
 pub async fn copy(
     source: &dyn Store,
     target: &dyn Store,
-    mut progress: impl FnMut(Progress) + Send,
+    mut progress: impl FnMut(Progress),
 ) -> Result<Report, CopyError> {
     if is_marked(source).await.map_err(CopyError::Source)? {
         return Err(CopyError::IncompleteSource);
@@ -253,7 +253,7 @@ async fn write(
 /// Reads everything, without the mark.
 async fn read_all(
     store: &dyn Store,
-    mut progress: impl FnMut(Volume) + Send,
+    mut progress: impl FnMut(Volume),
 ) -> Result<Report, StoreError> {
     let mut tally = Tally::default();
     let mut rest = KeyRange::all();

@@ -28,8 +28,8 @@ use self::{
 };
 pub use self::{meters::FdbStats, network::FdbNetwork};
 use crate::{
-    FdbUrl, MAX_TRANSACTION_AGE, MAX_WATCHES, OpenError, Store, StoreError, Transaction, Version,
-    Watch,
+    FdbUrl, MAX_TRANSACTION_AGE, MAX_WATCHES, OpenError, Store, StoreCounters, StoreError,
+    Transaction, Version, Watch,
 };
 
 /// A store in a FoundationDB cluster. Clones share one connection, which is closed with the last of them
@@ -65,6 +65,8 @@ struct Shared {
 }
 
 const KIND: &str = "foundationdb";
+/// The lowest version that the client library takes.
+const FIRST_VERSION: u64 = 1;
 
 // === impl FdbOptions ===
 
@@ -140,19 +142,27 @@ impl fmt::Debug for FdbStore {
 #[async_trait]
 impl Store for FdbStore {
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        let version = self.shared.versions.fetch_after_watches().await?;
-        Ok(Box::new(FdbTransaction::at(Arc::clone(&self.shared), version)?))
+        let (inner, version) = self.shared.versions.fetch_after_watches().await?;
+        Ok(Box::new(FdbTransaction::new(Arc::clone(&self.shared), inner, version)))
     }
 
     async fn begin_after(&self, known: Version) -> Result<Box<dyn Transaction>, StoreError> {
         // Commits share versions: with one that is known may come others, that the resolvers put after
         // it, and that a check from it on would not see.
-        let before = Version::from_u64(known.as_u64().saturating_sub(1));
-        Ok(Box::new(FdbTransaction::at(Arc::clone(&self.shared), before)?))
+        let before = Version::from_u64(known.as_u64().saturating_sub(1).max(FIRST_VERSION));
+        let inner = self.shared.database.create_trx().map_err(failure::unavailable)?;
+        // The cluster refuses a version of the future.
+        inner.set_read_version(i64::try_from(before.as_u64()).unwrap_or(i64::MAX));
+        Ok(Box::new(FdbTransaction::new(Arc::clone(&self.shared), inner, before)))
     }
 
     fn watch(&self, key: &[u8]) -> Watch {
         watches::watch(&self.shared, key)
+    }
+
+    fn counters(&self) -> StoreCounters {
+        let FdbStats { commits, conflicts, unknown, unavailable, bytes, .. } = self.stats();
+        StoreCounters { committed: commits, conflicts, unknown, unavailable, bytes }
     }
 
     fn kind(&self) -> &'static str {

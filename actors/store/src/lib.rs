@@ -49,7 +49,7 @@ pub use redb_store::{RedbOptions, RedbStats, RedbStore, Verify};
 pub use resolver::HistoryBounds;
 #[cfg(any(test, feature = "faults"))]
 pub use sim_disk::{DiskFault, Loss, SimDisk};
-pub use store::{Order, STAMP_BYTES, Store, Transaction, Version};
+pub use store::{Order, STAMP_BYTES, Store, StoreCounters, Transaction, Version};
 pub use store_url::{FdbTls, FdbUrl, MAX_PREFIX_BYTES, StoreUrl, StoreUrlError};
 pub use subspace::Subspace;
 pub use watch::Watch;

@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 #[cfg(feature = "foundationdb")]
 use crate::{FdbOptions, FdbStore};
 use crate::{
-    FdbUrl, OpenError, RedbOptions, RedbStore, Store, StoreError, StoreUrl, Transaction, Version,
-    Watch,
+    FdbUrl, OpenError, RedbOptions, RedbStore, Store, StoreCounters, StoreError, StoreUrl,
+    Transaction, Version, Watch,
 };
 
 /// The file of an embedded store in its directory; its log and large values are beside it.
@@ -103,6 +103,10 @@ impl Store for OpenedStore {
 
     fn watch(&self, key: &[u8]) -> Watch {
         self.store().watch(key)
+    }
+
+    fn counters(&self) -> StoreCounters {
+        self.store().counters()
     }
 
     fn kind(&self) -> &'static str {

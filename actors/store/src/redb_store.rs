@@ -62,8 +62,8 @@ use self::{
     writer::{Job, Pace, QUEUE_LENGTH, Writer, WriterParts},
 };
 use crate::{
-    CommitError, HistoryBounds, OpenError, Store, StoreClock, StoreError, SystemClock, Transaction,
-    Version, Watch,
+    CommitError, HistoryBounds, OpenError, Store, StoreClock, StoreCounters, StoreError,
+    SystemClock, Transaction, Version, Watch,
     optimistic::{Engine, OptimisticTransaction},
     resolver::CommitRequest,
     watch::Watches,
@@ -337,6 +337,11 @@ impl Store for RedbStore {
 
     fn watch(&self, key: &[u8]) -> Watch {
         self.engine.shared.watches.register(key, KIND)
+    }
+
+    fn counters(&self) -> StoreCounters {
+        let RedbStats { transactions, conflicts, bytes, .. } = self.stats();
+        StoreCounters { committed: transactions, conflicts, bytes, ..StoreCounters::default() }
     }
 
     fn kind(&self) -> &'static str {

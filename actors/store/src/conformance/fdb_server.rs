@@ -110,7 +110,8 @@ impl FdbServer {
                 .arg("-C")
                 .arg(self.cluster_file())
                 .output()?;
-            let said = String::from_utf8_lossy(&output.stdout);
+            let said =
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
             // Of an attempt that timed out, the next may find the result.
             if said.contains("Database created") || said.contains("already exists") {
                 return Ok(());

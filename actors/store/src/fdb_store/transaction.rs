@@ -40,13 +40,14 @@ pub(super) struct FdbTransaction {
 // === impl FdbTransaction ===
 
 impl FdbTransaction {
-    /// A transaction whose snapshot and conflicts are of `version`.
-    pub(super) fn at(shared: Arc<Shared>, version: Version) -> Result<Self, StoreError> {
-        let inner = shared.database.create_trx().map_err(failure::unavailable)?;
-        // Versions are far below 2^63.
-        inner.set_read_version(version.as_u64() as i64);
+    /// A transaction that reads at `version`, and conflicts with what is committed after it.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        inner: foundationdb::Transaction,
+        version: Version,
+    ) -> Self {
         count(&shared.meters.begun);
-        Ok(Self {
+        Self {
             shared,
             inner,
             version,
@@ -56,7 +57,7 @@ impl FdbTransaction {
             stamped: Vec::new(),
             broken: None,
             refused: None,
-        })
+        }
     }
 
     /// Waits for a read, which must not be too late, nor take too long.

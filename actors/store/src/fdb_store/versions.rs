@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foundationdb::Database;
+use foundationdb::{Database, Transaction};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -63,29 +63,30 @@ impl Versions {
         Self(Arc::new(Inner { database, timeout, meters, runtime, latest }))
     }
 
-    /// Asks the cluster for the version that has everything committed so far.
-    pub(super) async fn fetch(&self) -> Result<Version, StoreError> {
+    /// Asks the cluster for the version that has everything committed so far, which the transaction given
+    /// with it reads at.
+    pub(super) async fn fetch(&self) -> Result<(Transaction, Version), StoreError> {
         let asked = Instant::now();
         let fetched = self.ask().await;
         match &fetched {
-            Ok(version) => self.saw(*version, asked),
+            Ok((_, version)) => self.saw(*version, asked),
             Err(error) => self.0.meters.failed(error),
         }
         fetched
     }
 
-    async fn ask(&self) -> Result<Version, StoreError> {
+    async fn ask(&self) -> Result<(Transaction, Version), StoreError> {
         count(&self.0.meters.read_versions);
         let transaction = self.0.database.create_trx().map_err(failure::unavailable)?;
         let fetched = timeout(self.0.timeout, transaction.get_read_version()).await;
-        let version = fetched.map_err(|_| failure::timed_out())?;
+        let version = fetched.map_err(|_| failure::timed_out())?.map_err(failure::unavailable)?;
         // Versions count from zero.
-        version.map(|version| Version::from_u64(version as u64)).map_err(failure::unavailable)
+        Ok((transaction, Version::from_u64(version as u64)))
     }
 
     /// As [`Versions::fetch`], and not before the version of any watch that is already set: who reads
     /// after that sees what such a watch does not tell.
-    pub(super) async fn fetch_after_watches(&self) -> Result<Version, StoreError> {
+    pub(super) async fn fetch_after_watches(&self) -> Result<(Transaction, Version), StoreError> {
         let fetching = self.0.latest.lock().fetching.clone();
         if let Some(fetching) = fetching {
             // The watch tells of a failure itself.
@@ -110,7 +111,7 @@ impl Versions {
         }
         // A task of its own, so that it comes to its end whoever waits for it.
         let versions = self.clone();
-        let task = self.0.runtime.spawn(async move { versions.fetch().await });
+        let task = self.0.runtime.spawn(async move { Ok(versions.fetch().await?.1) });
         let fetched = task.map(|fetched| fetched.unwrap_or_else(|_| Err(failure::timed_out())));
         let fetching = fetched.boxed().shared();
         latest.fetching = Some(fetching.clone());
