@@ -113,6 +113,7 @@ async fn refusal(data: &Path) -> String {
     assert!(!output.contains("ready"), "{output}");
     let options = Options {
         data: data.to_owned(),
+        store: None,
         gateway: any(),
         api: any(),
         workspace_name: "x".to_owned(),

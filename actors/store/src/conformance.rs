@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
 
 mod conflicts;
+mod fdb_server;
 mod ranges;
 mod stamps;
 mod waiting;
@@ -11,8 +12,9 @@ mod waiting;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
-pub use self::{conflicts::*, ranges::*, stamps::*, waiting::*};
+pub use self::{conflicts::*, fdb_server::FdbServer, ranges::*, stamps::*, waiting::*};
 use crate::{
     CommitError, KeyRange, LimitError, MAX_KEY_BYTES, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES,
     Store, StoreError, Transaction,
@@ -23,7 +25,10 @@ use crate::{
 #[macro_export]
 macro_rules! conformance_suite {
     ($open:expr) => {
-        $crate::conformance_suite! { @laws $open;
+        $crate::conformance_suite! { @all (@tests $open) }
+    };
+    (@all ($($then:tt)+)) => {
+        $crate::conformance_suite! { $($then)+;
             a_transaction_reads_its_own_writes,
             a_snapshot_does_not_see_later_commits,
             a_commit_is_seen_by_whoever_begins_after_it,
@@ -65,13 +70,33 @@ macro_rules! conformance_suite {
             a_dropped_commit_harms_nobody,
         }
     };
-    (@laws $open:expr; $($law:ident),+ $(,)?) => {$(
+    (@tests $open:expr; $($law:ident),+ $(,)?) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $law() {
             let (store, _kept) = $open;
             $crate::conformance::$law(store).await;
         }
     )+};
+    (@list; $($law:ident),+ $(,)?) => {
+        vec![$(Law {
+            name: stringify!($law),
+            check: |store| Box::pin($crate::conformance::$law(store)),
+        }),+]
+    };
+}
+
+/// One law, for suites with a harness of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Law {
+    /// The law as a sentence.
+    pub name: &'static str,
+    /// Takes an empty store and panics if the law is broken.
+    pub check: fn(TestStore) -> BoxFuture<'static, ()>,
+}
+
+/// All laws.
+pub fn laws() -> Vec<Law> {
+    conformance_suite! { @all (@list) }
 }
 
 /// A store under test.
@@ -209,5 +234,6 @@ pub async fn versions_grow_with_commits(store: TestStore) {
         versions.push(transaction.commit().await.unwrap());
     }
     assert!(versions.is_sorted_by(|left, right| left < right), "{versions:?}");
-    assert_eq!(begin(&store).await.commit().await.unwrap(), versions[3]);
+    // Of a cluster, versions go on without commits.
+    assert!(begin(&store).await.commit().await.unwrap() >= versions[3]);
 }

@@ -88,7 +88,7 @@ pub enum CommitError {
     Store(#[from] StoreError),
 }
 
-/// A store file that cannot be opened.
+/// A store that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another store in this one, has it open.
@@ -121,6 +121,19 @@ pub enum OpenError {
         /// The format this program reads and writes.
         supported: u32,
     },
+    /// The cluster cannot be used.
+    #[error("cannot open the FoundationDB cluster of {}: {why}", cluster_file.display())]
+    Cluster {
+        /// Its cluster file.
+        cluster_file: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// The store is in a cluster, and the program cannot speak to one.
+    #[error(
+        "this program was built without FoundationDB; build it with `--features foundationdb`, or name the directory of an embedded store instead of fdb://"
+    )]
+    NotBuilt,
     /// The operating system refused.
     #[error("cannot open the store at {}: {source}", path.display())]
     Io {

@@ -62,8 +62,8 @@ use self::{
     writer::{Job, Pace, QUEUE_LENGTH, Writer, WriterParts},
 };
 use crate::{
-    CommitError, HistoryBounds, OpenError, Store, StoreClock, StoreError, SystemClock, Transaction,
-    Version, Watch,
+    CommitError, HistoryBounds, OpenError, Store, StoreClock, StoreCounters, StoreError,
+    SystemClock, Transaction, Version, Watch,
     optimistic::{Engine, OptimisticTransaction},
     resolver::CommitRequest,
     watch::Watches,
@@ -95,6 +95,9 @@ pub struct RedbOptions {
     pub history: HistoryBounds,
     /// When to verify the whole file.
     pub verify: Verify,
+    /// Where the versions of a store that is created go on from. So a store that takes over the pairs of
+    /// another one stamps higher keys than that did.
+    pub first_version: Version,
 }
 
 /// When opening verifies the checksum of every page, which reads the whole file.
@@ -178,6 +181,7 @@ impl Default for RedbOptions {
             blob_file_bytes: 1 << 30,
             history: HistoryBounds::default(),
             verify: Verify::default(),
+            first_version: Version::default(),
         }
     }
 }
@@ -191,6 +195,7 @@ impl fmt::Debug for RedbOptions {
             .field("blob_file_bytes", &self.blob_file_bytes)
             .field("history", &self.history)
             .field("verify", &self.verify)
+            .field("first_version", &self.first_version)
             .finish_non_exhaustive()
     }
 }
@@ -332,6 +337,11 @@ impl Store for RedbStore {
 
     fn watch(&self, key: &[u8]) -> Watch {
         self.engine.shared.watches.register(key, KIND)
+    }
+
+    fn counters(&self) -> StoreCounters {
+        let RedbStats { transactions, conflicts, bytes, .. } = self.stats();
+        StoreCounters { committed: transactions, conflicts, bytes, ..StoreCounters::default() }
     }
 
     fn kind(&self) -> &'static str {

@@ -21,7 +21,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Begins a transaction whose conflicts count from `known`: the version of an earlier commit or
     /// read of this opening, about a second old at most. What it reads, or adds as a read conflict,
-    /// is checked against all commits after `known`; it may see commits after `known` too, or may not.
+    /// is checked against all commits after `known`; of a cluster also against that of `known` itself,
+    /// for others share its version. What it reads may be as of just before `known`, or as of now.
     /// A cluster store is spared the round trip for a version, so this is for what writes much and
     /// depends on little that is known already. A `known` that the store no longer knows the
     /// commits after makes the commit conflict.
@@ -34,6 +35,11 @@ pub trait Store: Send + Sync + 'static {
     /// removed it, commits after this call. It may also resolve though the value is the same, so look
     /// again. To miss nothing, watch first, then read in a transaction begun after that, then await.
     fn watch(&self, key: &[u8]) -> Watch;
+
+    /// What became of transactions since the store was opened. A store that counts nothing gives zeros.
+    fn counters(&self) -> StoreCounters {
+        StoreCounters::default()
+    }
 
     /// The kind of store, for telling people: `memory`, `redb`, `foundationdb`.
     fn kind(&self) -> &'static str;
@@ -111,6 +117,21 @@ pub trait Transaction: Send {
     /// # Errors
     /// See [`CommitError`]: only [`CommitError::UnknownResult`] leaves open whether it was applied.
     async fn commit(self: Box<Self>) -> Result<Version, CommitError>;
+}
+
+/// Counters of a store, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Transactions committed, without those that only read.
+    pub committed: u64,
+    /// Transactions refused as conflicts.
+    pub conflicts: u64,
+    /// Commits whose result is unknown.
+    pub unknown: u64,
+    /// Begins, reads and commits that the store could not serve.
+    pub unavailable: u64,
+    /// Bytes committed.
+    pub bytes: u64,
 }
 
 /// The direction of a range read.

@@ -1,6 +1,7 @@
 //! Watches: being told that a key was written.
 
 use std::{
+    any::Any,
     borrow::Cow,
     collections::BTreeMap,
     fmt,
@@ -24,7 +25,12 @@ use crate::{MAX_WATCHES, StoreError, write_set::WriteSet};
 pub struct Watch(State);
 
 enum State {
-    Waiting { fired: oneshot::Receiver<()>, _place: Place, kind: &'static str },
+    Waiting {
+        fired: oneshot::Receiver<Result<(), StoreError>>,
+        /// Ends the watch when dropped.
+        _kept: Box<dyn Any + Send + Sync>,
+        kind: &'static str,
+    },
     Refused(StoreError),
 }
 
@@ -34,6 +40,8 @@ struct Place {
     key: Bytes,
     id: u64,
 }
+
+type Fire = oneshot::Sender<Result<(), StoreError>>;
 
 /// The watches of one store.
 #[derive(Debug, Default)]
@@ -47,10 +55,26 @@ pub(crate) struct Watches {
 struct Waiting {
     next_id: u64,
     closed: bool,
-    keys: BTreeMap<Bytes, Vec<(u64, oneshot::Sender<()>)>>,
+    keys: BTreeMap<Bytes, Vec<(u64, Fire)>>,
 }
 
 // === impl Watch ===
+
+#[cfg(feature = "foundationdb")]
+impl Watch {
+    /// A watch that resolves as told, and fails as closed if nobody can tell any more.
+    pub(crate) fn told(
+        fired: oneshot::Receiver<Result<(), StoreError>>,
+        kept: impl Any + Send + Sync,
+        kind: &'static str,
+    ) -> Self {
+        Self(State::Waiting { fired, _kept: Box::new(kept), kind })
+    }
+
+    pub(crate) const fn refused(error: StoreError) -> Self {
+        Self(State::Refused(error))
+    }
+}
 
 impl Future for Watch {
     type Output = Result<(), StoreError>;
@@ -60,7 +84,9 @@ impl Future for Watch {
             State::Refused(error) => Poll::Ready(Err(error.clone())),
             State::Waiting { fired, kind, .. } => {
                 let kind = *kind;
-                Pin::new(fired).poll(context).map(|fired| fired.map_err(|_| closed(kind)))
+                Pin::new(fired)
+                    .poll(context)
+                    .map(|fired| fired.unwrap_or_else(|_| Err(closed(kind))))
             }
         }
     }
@@ -107,7 +133,8 @@ impl Watches {
         waiting.keys.entry(key.clone()).or_default().push((id, fire));
         self.count.fetch_add(1, Ordering::SeqCst);
         drop(waiting);
-        Watch(State::Waiting { fired, _place: Place { watches: Arc::clone(self), key, id }, kind })
+        let place = Place { watches: Arc::clone(self), key, id };
+        Watch(State::Waiting { fired, _kept: Box::new(place), kind })
     }
 
     /// Fires the watches of everything written. Call after the commit can be seen by readers.
@@ -129,7 +156,7 @@ impl Watches {
         drop(waiting);
         for (_, fire) in fired.into_iter().flatten() {
             // The watch may have been dropped meanwhile.
-            let _ = fire.send(());
+            let _ = fire.send(Ok(()));
         }
     }
 

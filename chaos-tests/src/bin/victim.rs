@@ -13,6 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut next = || arguments.next().ok_or("usage: victim DATA GATEWAY API");
     let options = Options {
         data: PathBuf::from(next()?),
+        store: None,
         gateway: next()?.parse()?,
         api: next()?.parse()?,
         workspace_name: "victim".to_owned(),

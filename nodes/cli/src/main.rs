@@ -1,8 +1,8 @@
 //! `aasm`, the operator's command line of Agent Assembly.
 //!
 //! Three kinds of commands: those that work on files alone (`policy check`, `eval`, `test`, `schema`,
-//! `audit verify`), those that ask the operator API ([`api`], found by [`connection`]), and `up`, which is
-//! the control plane itself.
+//! `audit verify`), those that ask the operator API ([`api`], found by [`connection`]), `store`, which opens
+//! stores that no control plane has open, and `up`, which is the control plane itself.
 //!
 //! A command takes its arguments and a [`terminal::Terminal`] and returns an [`outcome::Exit`]; what people
 //! read and what programs read are written from the same values.
@@ -25,6 +25,7 @@ mod outcome;
 mod policy;
 mod price;
 mod secret;
+mod store;
 mod table;
 mod terminal;
 mod up;
@@ -83,6 +84,9 @@ enum Command {
     /// Manage API keys
     #[command(subcommand)]
     Key(key::Command),
+    /// Move a deployment from one store to another
+    #[command(subcommand)]
+    Store(store::Command),
     /// Ask whether the control plane can do its work
     Health(health::Arguments),
 }
@@ -101,6 +105,9 @@ Environment:
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Outlives whatever opens a store.
+    #[cfg(feature = "foundationdb")]
+    let _network = aa_store::FdbNetwork::new();
     // reqwest and the control plane take the process's provider; there is to be one, chosen here.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut terminal = Terminal::standard();
@@ -130,6 +137,7 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Secret(command) => secret::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),
         Command::Key(command) => key::run(command, terminal),
+        Command::Store(command) => store::run(command, terminal),
         Command::Health(arguments) => health::run(arguments, terminal),
     }
 }

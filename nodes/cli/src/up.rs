@@ -7,6 +7,7 @@ use std::{
 
 use aa_control_plane::{ControlPlane, Options, Summary};
 use aa_notify::AllowedDestination;
+use aa_store::StoreUrl;
 use aa_vault::{Swap, harden_process};
 use clap::Args;
 use serde::Serialize;
@@ -42,6 +43,10 @@ pub(crate) struct Arguments {
     /// Data directory [default: $XDG_DATA_HOME/aasm or ~/.local/share/aasm]
     #[arg(long, env = "AASM_DATA", hide_env_values = true, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Where the store is, if not in the data directory: another directory, or a FoundationDB cluster as
+    /// fdb:///etc/foundationdb/fdb.cluster?prefix=agent-assembly/; see `aasm store copy --help`
+    #[arg(long, value_name = "STORE")]
+    store: Option<StoreUrl>,
     /// Where agents connect; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDRESS")]
     gateway: SocketAddr,
@@ -104,6 +109,7 @@ pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit,
     })?;
     let options = Options {
         data,
+        store: arguments.store,
         gateway: arguments.gateway,
         api: arguments.api,
         workspace_name: arguments.workspace,

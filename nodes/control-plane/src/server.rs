@@ -16,7 +16,10 @@ use aa_governance::{Governance, GovernanceError, GovernanceOptions, Outside};
 use aa_notify::{AllowedDestination, Guard, Roots, SendLimits, Sender, SenderError, SystemLookup};
 use aa_protocol::{WorkspaceId, wire};
 use aa_runtime::{Clock, Entropy, Node, NodeError, NodeOptions, SystemClock, SystemEntropy};
-use aa_store::{OpenError, RedbOptions, RedbStore, Store, StoreError};
+use aa_store::{
+    OpenError, OpenedStore, STORE_FILE, StoreError, StoreUrl,
+    copy::{IncompleteCopy, check_complete},
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::transport::Server;
 
@@ -38,6 +41,8 @@ use crate::{
 pub struct Options {
     /// The data directory; it is made on first start.
     pub data: PathBuf,
+    /// Where the store is; in the data directory if not said.
+    pub store: Option<StoreUrl>,
     /// Where the gateway listens; port 0 takes a free one.
     pub gateway: SocketAddr,
     /// Where the REST API listens; port 0 takes a free one.
@@ -74,7 +79,7 @@ pub struct Summary {
 /// The control plane of one machine.
 pub struct ControlPlane {
     summary: Summary,
-    store: Arc<RedbStore>,
+    store: OpenedStore,
     node: Node,
     drain: watch::Sender<bool>,
     gateway: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -103,6 +108,9 @@ pub enum StartError {
     /// The store cannot be opened: in use, damaged, of another version.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The store holds a copy that was not completed.
+    #[error(transparent)]
+    IncompleteCopy(#[from] IncompleteCopy),
     /// The store's shards cannot be taken.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -152,9 +160,6 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// How often the store's health is looked at.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
-/// The store's file in the data directory.
-const STORE: &str = "store.redb";
-
 /// How long a shutdown waits for connections to end before it cuts them.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
@@ -185,7 +190,7 @@ impl ControlPlane {
         raise_file_limit();
         open_data_directory(&options.data)?;
         // The store first: it tells whether another instance is at work on the same data.
-        let store = open_store(&options.data).await?;
+        let store = open_store(&options).await?;
         let gateway_listener = listen("gateway", options.gateway).await?;
         let api_listener = listen("api", options.api).await?;
         let bound = |listener: &TcpListener, fallback| listener.local_addr().unwrap_or(fallback);
@@ -199,7 +204,7 @@ impl ControlPlane {
         let certificate = Arc::new(ServerCertificate::new(authority.issue(&addresses)?));
 
         let node = Node::start(
-            Arc::clone(&store) as Arc<dyn Store>,
+            store.shared(),
             clock as Arc<dyn Clock>,
             Arc::clone(&entropy) as Arc<dyn Entropy>,
             NodeOptions::embedded(),
@@ -317,7 +322,7 @@ fn alert_sender(guard: Guard) -> Result<Sender, SenderError> {
 
 /// Completes when the store has stopped. A process that can record nothing decides nothing, so it ends
 /// and leaves starting again to whoever looks after it.
-async fn store_stops(store: &RedbStore) -> StoreError {
+async fn store_stops(store: &OpenedStore) -> StoreError {
     loop {
         if let Err(stopped) = store.health() {
             return stopped;
@@ -338,7 +343,8 @@ fn open_data_directory(data: &Path) -> Result<(), StartError> {
             return Err(SecretError::Io { path: data.to_owned(), what: "read", error }.into());
         }
     };
-    if present.next().is_some() && !data.join(STORE).exists() && !data.join("secrets").exists() {
+    if present.next().is_some() && !data.join(STORE_FILE).exists() && !data.join("secrets").exists()
+    {
         return Err(StartError::Foreign(data.to_owned()));
     }
     Ok(())
@@ -357,12 +363,11 @@ fn raise_file_limit() {
     }
 }
 
-async fn open_store(data: &Path) -> Result<Arc<RedbStore>, StartError> {
-    let path = data.join(STORE);
-    // Opening reads the log, and of an older store that was not closed the whole file.
-    let opened =
-        tokio::task::spawn_blocking(move || RedbStore::open(path, RedbOptions::default())).await?;
-    Ok(Arc::new(opened?))
+async fn open_store(options: &Options) -> Result<OpenedStore, StartError> {
+    let here = || StoreUrl::Redb(options.data.clone());
+    let store = OpenedStore::open(&options.store.clone().unwrap_or_else(here)).await?;
+    check_complete(&store).await.map_err(NodeError::from)??;
+    Ok(store)
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

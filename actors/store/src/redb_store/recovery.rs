@@ -94,7 +94,7 @@ pub(super) fn recover(
     let position = match position {
         Some(position) => position,
         None => {
-            let (id, version) = (random_id(), Version::default());
+            let (id, version) = (random_id(), options.first_version);
             LogPosition { id, segment: 0, sequence: 1, in_use: false, version }
         }
     };

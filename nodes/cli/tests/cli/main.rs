@@ -12,3 +12,4 @@ mod policy_check;
 mod policy_eval;
 mod policy_test;
 mod secrets;
+mod stores;

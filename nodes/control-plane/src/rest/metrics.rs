@@ -41,6 +41,7 @@ fn gather(state: &ApiState) -> Vec<Metric> {
     let counts = services.metrics.counts();
     let agents = state.governance.agent_stats();
     let journal = services.node.journal_stats();
+    let store = services.node.store().counters();
     let failures = state.throttle.counts();
     let counter =
         |name, help, value| Metric { name, help, kind: "counter", samples: vec![("", value)] };
@@ -101,6 +102,18 @@ fn gather(state: &ApiState) -> Vec<Metric> {
         },
         counter("aa_journal_commits_total", "Transactions committed.", journal.commits),
         counter("aa_journal_records_total", "Records committed.", journal.records),
+        Metric {
+            name: "aa_store_transactions_total",
+            help: "Transactions of the store, by outcome; of those unavailable also reads.",
+            kind: "counter",
+            samples: vec![
+                ("{outcome=\"committed\"}", store.committed),
+                ("{outcome=\"conflict\"}", store.conflicts),
+                ("{outcome=\"unknown\"}", store.unknown),
+                ("{outcome=\"unavailable\"}", store.unavailable),
+            ],
+        },
+        counter("aa_store_bytes_total", "Bytes committed to the store.", store.bytes),
     ]
 }
 

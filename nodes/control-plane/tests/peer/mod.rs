@@ -51,6 +51,7 @@ impl Peer {
         let any = "127.0.0.1:0".parse().unwrap();
         let options = Options {
             data: directory.path().join("data"),
+            store: None,
             gateway: any,
             api: any,
             workspace_name: "test".to_owned(),
