@@ -229,7 +229,7 @@ impl Member {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the lease was not renewed; it is tried again")
+                    tracing::warn!(%error, "the lease was not renewed; it is tried again");
                 }
             }
             // As long a pause after a slow beat as after a fast one would let the lease lapse.

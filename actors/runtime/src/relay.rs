@@ -212,6 +212,19 @@ impl Relay {
 
     /// Takes a request from another node. Its frames go to `frames`.
     pub fn take(&self, request: Request, frames: &mpsc::UnboundedSender<Frame>) {
+        let frames = frames.clone();
+        self.take_with(request, move |frame| {
+            // A node that hung up needs no answer.
+            let _ = frames.send(frame);
+        });
+    }
+
+    /// Takes a request from another node. Its frames are given to `deliver`, which must not block or panic; once
+    /// the last clone of it is dropped, no more will come.
+    pub fn take_with<D>(&self, request: Request, deliver: D)
+    where
+        D: Fn(Frame) + Clone + Send + 'static,
+    {
         let counts = &self.inner.counts;
         if request.kind == CLUSTER {
             return self.inner.table.look_again();
@@ -220,15 +233,11 @@ impl Relay {
         let taker = self.inner.takers.read().get(kind.as_str()).and_then(Weak::upgrade);
         let Some(taker) = taker.filter(|taker| taker.serves(shard)) else {
             counts.misdirected.fetch_add(1, Ordering::Relaxed);
-            // A node that hung up needs no answer, here and below.
-            let _ = frames.send(Frame::Refused(Fault::ShardAway { shard: shard.0 }));
-            return;
+            return deliver(Frame::Refused(Fault::ShardAway { shard: shard.0 }));
         };
         let reply = |index| {
-            let frames = frames.clone();
-            Reply::new(move |answer| {
-                let _ = frames.send(Frame::Answer { index, answer });
-            })
+            let deliver = deliver.clone();
+            Reply::new(move |answer| deliver(Frame::Answer { index, answer }))
         };
         counts.taken.fetch_add(1, Ordering::Relaxed);
         taker.take(&id, Incoming::new(verb, body, (0..replies).map(reply).collect()));

@@ -8,6 +8,7 @@
 //! answer, once it is durable.
 
 pub mod admission;
+pub mod cluster_secrets;
 mod drain;
 pub mod gateway;
 pub mod network;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use aa_relay::NodeIdentity;
 use parking_lot::RwLock;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -17,9 +18,11 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
-use crate::secrets::{SecretError, read_secret, write_public, write_secret};
+use crate::secrets::{SECRETS, SecretError, read_secret, write_public, write_secret};
 
 /// How long a server certificate stands.
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3_600);
@@ -27,12 +30,27 @@ pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// How often a running server takes a new one.
 pub const RENEW_EVERY_DAYS: u32 = 30;
 
+/// The authority's certificate in the data directory.
+pub(crate) const CERTIFICATE: &str = "ca.pem";
+
+/// The authority's key among the secrets of the data directory.
+pub(crate) const CA_KEY: &str = "ca.key";
+
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
-/// The certificate authority of one data directory.
+/// The certificate authority of one data directory, or of a cluster.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
     certificate_file: PathBuf,
+}
+
+/// An authority as it is kept: PEM.
+pub struct AuthorityPem {
+    /// Its key.
+    pub key: Zeroizing<String>,
+    /// Its certificate.
+    pub certificate: String,
 }
 
 /// The server certificate in use; it is replaced while the server runs.
@@ -55,6 +73,14 @@ pub enum PkiError {
         /// What is wrong.
         error: rcgen::Error,
     },
+    /// The authority's certificate does not read.
+    #[error("{path} is no certificate ({problem}); restore it from a backup")]
+    Unusable {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The TLS library does not take the key.
     #[error("the server's key is not usable: {0}")]
     Key(#[from] rustls::Error),
@@ -69,20 +95,16 @@ impl Authority {
     /// # Errors
     /// A file cannot be read or written, or is not what it should be.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
-        let certificate_file = directory.join("ca.pem");
-        let key_file = directory.join("secrets").join("ca.key");
+        let certificate_file = directory.join(CERTIFICATE);
+        let key_file = directory.join(SECRETS).join(CA_KEY);
         let failed = |error| PkiError::Certificate { path: certificate_file.clone(), error };
-        let stored_key = read_secret(&key_file)?;
-        let (key, params) = match stored_key {
-            Some(pem) => {
-                let pem = String::from_utf8_lossy(&pem);
-                (KeyPair::from_pem(&pem).map_err(failed)?, authority_params())
-            }
-            None => (KeyPair::generate().map_err(failed)?, authority_params()),
+        let key = match read_secret(&key_file)? {
+            Some(pem) => KeyPair::from_pem(&String::from_utf8_lossy(&pem)).map_err(failed)?,
+            None => KeyPair::generate().map_err(failed)?,
         };
         if !certificate_file.exists() {
             write_secret(&key_file, key.serialize_pem().as_bytes())?;
-            let certificate = params.self_signed(&key).map_err(failed)?;
+            let certificate = authority_params().self_signed(&key).map_err(failed)?;
             write_public(&certificate_file, certificate.pem().as_bytes())?;
         }
         let pem = std::fs::read_to_string(&certificate_file).map_err(|error| SecretError::Io {
@@ -90,8 +112,58 @@ impl Authority {
             what: "read",
             error,
         })?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key).map_err(failed)?;
-        Ok(Self { issuer, certificate_file })
+        Self::of(key, &pem, certificate_file)
+    }
+
+    /// The authority of a cluster. Its certificate is written to `directory`, where this node's clients look for it;
+    /// its key is kept in the cluster's store only.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the authority is not what it should be.
+    pub fn of_cluster(directory: &Path, pem: &AuthorityPem) -> Result<Self, PkiError> {
+        let certificate_file = directory.join(CERTIFICATE);
+        let failed = |error| PkiError::Certificate { path: certificate_file.clone(), error };
+        let key = KeyPair::from_pem(&pem.key).map_err(failed)?;
+        write_public(&certificate_file, pem.certificate.as_bytes())?;
+        Self::of(key, &pem.certificate, certificate_file)
+    }
+
+    fn of(key: KeyPair, pem: &str, certificate_file: PathBuf) -> Result<Self, PkiError> {
+        let unusable =
+            |problem: String| PkiError::Unusable { path: certificate_file.clone(), problem };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| unusable(error.to_string()))?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|error| PkiError::Certificate { path: certificate_file.clone(), error })?;
+        Ok(Self { issuer, certificate, certificate_file })
+    }
+
+    /// What tells the authority from every other: the SHA-256 of its certificate, as `sha256:` and 64 hexadecimal
+    /// digits.
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(&self.certificate);
+        let digits = digest.iter().map(|byte| format!("{byte:02x}"));
+        std::iter::once("sha256:".to_owned()).chain(digits).collect()
+    }
+
+    /// The authority's certificate.
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// A new certificate for a node of a cluster, with which it calls other nodes and is called by them.
+    ///
+    /// # Errors
+    /// The key or certificate cannot be made.
+    pub fn issue_to_node(&self, node: &NodeIdentity) -> Result<CertifiedKey, PkiError> {
+        let failed = |error| PkiError::Certificate { path: self.certificate_file.clone(), error };
+        let mut params = CertificateParams::default();
+        let uri = node.to_string().try_into().map_err(failed)?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.distinguished_name = named(node.node());
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
     }
 
     /// The file with the authority's certificate, which clients trust.
@@ -105,7 +177,6 @@ impl Authority {
     /// The key or certificate cannot be made.
     pub fn issue(&self, addresses: &[IpAddr]) -> Result<CertifiedKey, PkiError> {
         let failed = |error| PkiError::Certificate { path: self.certificate_file.clone(), error };
-        let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(server_names()).map_err(failed)?;
         let loopback = ["127.0.0.1", "::1"].iter().filter_map(|address| address.parse().ok());
         let mut all: Vec<IpAddr> = loopback.collect();
@@ -115,11 +186,31 @@ impl Authority {
         params.subject_alt_names.extend(all.into_iter().map(SanType::IpAddress));
         params.distinguished_name = named("Agent Assembly gateway");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Result<CertifiedKey, PkiError> {
+        let failed = |error| PkiError::Certificate { path: self.certificate_file.clone(), error };
+        let key = KeyPair::generate().map_err(failed)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         set_validity(&mut params, CERTIFICATE_LIFETIME);
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(CertifiedKey::new(vec![certificate.der().clone()], any_supported_type(&der)?))
+    }
+}
+
+// === impl AuthorityPem ===
+
+impl AuthorityPem {
+    /// A new authority.
+    ///
+    /// # Errors
+    /// No key can be made.
+    pub fn generate() -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        let certificate = authority_params().self_signed(&key)?.pem();
+        Ok(Self { key: Zeroizing::new(key.serialize_pem()), certificate })
     }
 }
 

@@ -58,15 +58,37 @@ pub enum SecretError {
         problem: String,
     },
     /// A key of the file is not usable.
-    #[error(transparent)]
-    MacKey(#[from] MacKeyError),
+    #[error("{path} is damaged: {problem}; restore it from a backup")]
+    MacKeys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: MacKeysError,
+    },
 }
 
 /// The keys that authenticate audit entries, oldest first. All are kept: auditors need them.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MacKeyFile {
+pub(crate) struct MacKeys {
     keys: Vec<StoredMacKey>,
+}
+
+/// Stored keys that are not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum MacKeysError {
+    /// They do not read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The newest is no key.
+    #[error("key {0} is not in hexadecimal")]
+    NotHex(String),
+    /// There is none.
+    #[error("it holds no key")]
+    None,
+    /// The newest is too short, or has no usable id.
+    #[error(transparent)]
+    Key(#[from] MacKeyError),
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -79,8 +101,17 @@ struct StoredMacKey {
     secret: String,
 }
 
+/// The directory of secrets in the data directory.
+pub(crate) const SECRETS: &str = "secrets";
+
 /// The file with the keys that authenticate audit entries.
-const MAC_KEYS: &str = "audit-mac.json";
+pub(crate) const MAC_KEYS: &str = "audit-mac.json";
+
+/// The file with the seed of the audit log's signatures.
+pub(crate) const LOG_SEED: &str = "audit-log.seed";
+
+/// The file with the seed of agents' tokens.
+pub(crate) const TOKEN_SEED: &str = "token.seed";
 
 /// The largest secret file that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -95,11 +126,11 @@ impl Secrets {
         clock: &dyn Clock,
         entropy: &dyn Entropy,
     ) -> Result<Self, SecretError> {
-        let directory = directory.join("secrets");
+        let directory = directory.join(SECRETS);
         make_private_directory(&directory)?;
-        let log_seed = seed(&directory.join("audit-log.seed"), entropy)?;
+        let log_seed = seed(&directory.join(LOG_SEED), entropy)?;
         let mac = mac_key(&directory.join(MAC_KEYS), clock.now(), entropy)?;
-        let token = TokenKey::new(&*seed(&directory.join("token.seed"), entropy)?);
+        let token = TokenKey::new(&*seed(&directory.join(TOKEN_SEED), entropy)?);
         Ok(Self { audit: AuditKeys { log_seed, mac }, token })
     }
 }
@@ -114,7 +145,7 @@ pub fn current_mac_key(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<MacKey, SecretError> {
-    mac_key(&directory.join("secrets").join(MAC_KEYS), clock.now(), entropy)
+    mac_key(&directory.join(SECRETS).join(MAC_KEYS), clock.now(), entropy)
 }
 
 fn seed(path: &Path, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, SecretError> {
@@ -135,28 +166,54 @@ fn seed(path: &Path, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, Secre
 
 /// The newest key, after adding one when there is none or it has served its time.
 fn mac_key(path: &Path, now: Timestamp, entropy: &dyn Entropy) -> Result<MacKey, SecretError> {
-    let damaged = |problem: String| SecretError::Damaged { path: path.to_owned(), problem };
-    let mut file = match read_secret(path)? {
-        Some(stored) => {
-            serde_json::from_slice(&stored).map_err(|error| damaged(error.to_string()))?
-        }
-        None => MacKeyFile { keys: Vec::new() },
+    let damaged = |problem| SecretError::MacKeys { path: path.to_owned(), problem };
+    let mut keys = match read_secret(path)? {
+        Some(stored) => MacKeys::from_json(&stored).map_err(damaged)?,
+        None => MacKeys::none(),
     };
-    let is_current = |key: &StoredMacKey| now.since(key.created_at) < MAC_KEY_LIFETIME;
-    if !file.keys.last().is_some_and(is_current) {
+    if keys.add_when_due(now, entropy) {
+        write_secret(path, &keys.to_json().map_err(damaged)?)?;
+    }
+    keys.newest().map_err(damaged)
+}
+
+// === impl MacKeys ===
+
+impl MacKeys {
+    pub(crate) const fn none() -> Self {
+        Self { keys: Vec::new() }
+    }
+
+    pub(crate) fn from_json(text: &[u8]) -> Result<Self, MacKeysError> {
+        serde_json::from_slice(text).map_err(|error| MacKeysError::Unreadable(error.to_string()))
+    }
+
+    pub(crate) fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, MacKeysError> {
+        let text = serde_json::to_vec_pretty(self);
+        text.map(Zeroizing::new).map_err(|error| MacKeysError::Unreadable(error.to_string()))
+    }
+
+    /// Adds a key when there is none or the newest has served its time, and says whether it did.
+    pub(crate) fn add_when_due(&mut self, now: Timestamp, entropy: &dyn Entropy) -> bool {
+        let is_current = |key: &StoredMacKey| now.since(key.created_at) < MAC_KEY_LIFETIME;
+        if self.keys.last().is_some_and(is_current) {
+            return false;
+        }
         let mut secret = Zeroizing::new([0; 32]);
         entropy.fill(&mut *secret);
-        let id = format!("k{}", file.keys.len() + 1);
+        let id = format!("k{}", self.keys.len() + 1);
         let secret = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        file.keys.push(StoredMacKey { id, created_at: now, secret });
-        let text = serde_json::to_vec_pretty(&file).map_err(|error| damaged(error.to_string()))?;
-        write_secret(path, &Zeroizing::new(text))?;
+        self.keys.push(StoredMacKey { id, created_at: now, secret });
+        true
     }
-    let newest = file.keys.last().ok_or_else(|| damaged("it holds no key".to_owned()))?;
-    let secret = Zeroizing::new(
-        decode_hex(&newest.secret).ok_or_else(|| damaged(format!("key {}", newest.id)))?,
-    );
-    Ok(MacKey::new(&newest.id, &secret)?)
+
+    /// The key that authenticates entries now.
+    pub(crate) fn newest(&self) -> Result<MacKey, MacKeysError> {
+        let newest = self.keys.last().ok_or(MacKeysError::None)?;
+        let secret = decode_hex(&newest.secret).map(Zeroizing::new);
+        let secret = secret.ok_or_else(|| MacKeysError::NotHex(newest.id.clone()))?;
+        Ok(MacKey::new(&newest.id, &secret)?)
+    }
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
