@@ -139,7 +139,7 @@ async fn shards_move_under_load_without_a_failed_call() {
     for to in ["b", "a", "b"] {
         load.go_on().await;
         for id in &ids {
-            cluster::order_move(&world.store, shard_of(id), to).await.unwrap();
+            cluster::order_moves(&world.store, &[(shard_of(id), to)]).await.unwrap();
         }
         let owner = nodes.iter().find(|node| node.name == to).unwrap();
         until("all are moved", || ids.iter().all(|id| owner.directory.is_here(id))).await;

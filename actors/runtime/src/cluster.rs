@@ -474,7 +474,8 @@ impl Member {
         }
         for life in former {
             // INVARIANT: renewals of the former owner conflict with the claim, so it never renews a lease that
-            // somebody else has seen end.
+            // somebody else has seen end; nor one with the owners it read before the claim.
+            txn.add_write_conflict(KeyRange::single(&node_key(&life.node)));
             let stored = txn.get(&node_key(&life.node)).await?;
             let now = stored.and_then(|stored| serde_json::from_slice::<NodeRecord>(&stored).ok());
             let seen = self.seen.get(&life.node).map(|seen| seen.record.renewals);

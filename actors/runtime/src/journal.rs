@@ -98,6 +98,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// Holds which batch was applied last, so that one whose result is unknown can be looked for.
     mark_key: Bytes,
+    /// Written by attempts that follow one whose result is unknown.
+    doubt_key: Bytes,
     /// The version of the last commit, and when it was answered.
     known: Mutex<Option<(Version, Duration)>>,
     batches: AtomicU64,
@@ -160,8 +162,17 @@ struct Begun {
     txn: Box<dyn Transaction>,
     /// The mark of the last batch that was applied, where it was read.
     mark_found: Option<Bytes>,
-    /// Whether nothing was read.
-    is_blind: bool,
+}
+
+/// How a batch is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Attempt {
+    /// Upon what the last commit has checked.
+    Blind,
+    /// Upon what is read anew.
+    Careful,
+    /// An earlier attempt may have been applied, or still be.
+    Doubtful,
 }
 
 /// Where an entry goes, with its digest.
@@ -212,6 +223,7 @@ impl Journal {
             store,
             clock,
             mark_key: lease::mark_key(shard),
+            doubt_key: lease::doubt_key(shard),
             known: Mutex::default(),
             batches: AtomicU64::new(0),
             tells_news,
@@ -428,12 +440,12 @@ impl Journal {
     /// Commits the writes once, however often that has to be tried.
     async fn commit_writes(&self, writes: &[Write]) -> Result<(), String> {
         let number = self.inner.batches.fetch_add(1, Ordering::Relaxed) + 1;
-        let mark = [self.inner.epoch.to_be_bytes(), number.to_be_bytes()].concat();
-        let mut doubtful = false;
+        let mark = Bytes::from([self.inner.epoch.to_be_bytes(), number.to_be_bytes()].concat());
+        let mut attempt = if self.is_known() { Attempt::Blind } else { Attempt::Careful };
         let mut problem = String::new();
         for _ in 0..ATTEMPTS {
-            let Begun { mut txn, mark_found, is_blind } =
-                self.begin(doubtful).await.map_err(|error| error.to_string())?;
+            let Begun { mut txn, mark_found } =
+                self.begin(attempt).await.map_err(|error| error.to_string())?;
             if mark_found.is_some_and(|found| found == mark) {
                 // An earlier attempt was applied after all.
                 return Ok(());
@@ -446,17 +458,23 @@ impl Journal {
                     Write::News(body) => txn.put_stamped(Bytes::from_static(NEWS), body),
                 }
             }
-            txn.put(self.inner.mark_key.clone(), mark.clone().into());
-            match txn.commit().await {
-                Ok(version) => {
-                    *self.inner.known.lock() = Some((version, self.inner.clock.elapsed()));
-                    return Ok(());
+            txn.put(self.inner.mark_key.clone(), mark.clone());
+            if attempt == Attempt::Doubtful {
+                txn.put(self.inner.doubt_key.clone(), mark.clone());
+            }
+            let committed = txn.commit().await;
+            let known = committed.as_ref().ok().filter(|_| attempt != Attempt::Doubtful);
+            *self.inner.known.lock() =
+                known.map(|version| (*version, self.inner.clock.elapsed()));
+            match committed {
+                Ok(_) => return Ok(()),
+                // Nothing was applied: perhaps what was known is too old.
+                Err(error @ CommitError::Conflict) => {
+                    attempt = attempt.max(Attempt::Careful);
+                    problem = error.to_string();
                 }
-                Err(error @ (CommitError::Conflict | CommitError::UnknownResult(_))) => {
-                    *self.inner.known.lock() = None;
-                    // INVARIANT: the next attempt reads and writes the mark, which this one did too: at most one
-                    // of them is ever applied, even if this one is still on its way.
-                    doubtful |= matches!(error, CommitError::UnknownResult(_)) || is_blind;
+                Err(error @ CommitError::UnknownResult(_)) => {
+                    attempt = Attempt::Doubtful;
                     problem = error.to_string();
                 }
                 Err(error) => return Err(error.to_string()),
@@ -465,19 +483,24 @@ impl Journal {
         Err(problem)
     }
 
-    /// Begins a transaction that commits only while this tenure's epoch stands, and no other attempt of this
-    /// journal comes in between.
-    async fn begin(&self, doubtful: bool) -> Result<Begun, LeaseError> {
-        let Inner { shard, epoch, store, clock, mark_key, known, .. } = &*self.inner;
-        let latest = *known.lock();
-        let fresh = latest.filter(|(_, at)| clock.elapsed().saturating_sub(*at) < KNOWN_FOR);
+    /// Whether what the last commit checked need not be read again.
+    fn is_known(&self) -> bool {
+        let known = *self.inner.known.lock();
+        known.is_some_and(|(_, at)| self.inner.clock.elapsed().saturating_sub(at) < KNOWN_FOR)
+    }
+
+    /// Begins a transaction that commits only while this tenure's epoch stands, and only if no later attempt at
+    /// the same batch has been made.
+    async fn begin(&self, attempt: Attempt) -> Result<Begun, LeaseError> {
+        let Inner { shard, epoch, store, mark_key, doubt_key, known, .. } = &*self.inner;
+        let version = known.lock().map(|(version, _)| version);
         // INVARIANT: every commit conflicts with whoever bumps the epoch. What an earlier commit of this journal
         // has checked need not be read again: it is enough that nothing was written since.
-        if let Some((version, _)) = fresh.filter(|_| !doubtful) {
+        if let (Attempt::Blind, Some(version)) = (attempt, version) {
             let mut txn = store.begin_after(version).await?;
             txn.add_read_conflict(KeyRange::single(&lease::epoch_key(*shard)));
-            txn.add_read_conflict(KeyRange::single(mark_key));
-            return Ok(Begun { txn, mark_found: None, is_blind: true });
+            txn.add_read_conflict(KeyRange::single(doubt_key));
+            return Ok(Begun { txn, mark_found: None });
         }
         let mut txn = store.begin().await?;
         let mark_found = txn.get(mark_key).await?;
@@ -485,7 +508,10 @@ impl Journal {
         if found != *epoch {
             return Err(LeaseError::Deposed { shard: *shard, epoch: *epoch, found });
         }
-        Ok(Begun { txn, mark_found, is_blind: false })
+        // INVARIANT: an attempt whose result is unknown may still be on its way. Every attempt conflicts with a
+        // doubtful one that commits before it, so at most one of them is ever applied.
+        txn.add_read_conflict(KeyRange::single(doubt_key));
+        Ok(Begun { txn, mark_found })
     }
 }
 

@@ -171,6 +171,11 @@ pub(crate) fn mark_key(shard: ShardId) -> Bytes {
     [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/batch"].concat().into()
 }
 
+/// Where the journal of `shard` notes an attempt at a commit that may already have happened.
+pub(crate) fn doubt_key(shard: ShardId) -> Bytes {
+    [b"shard/".as_slice(), &shard.0.to_be_bytes(), b"/doubt"].concat().into()
+}
+
 pub(crate) fn owner_key(shard: ShardId) -> Bytes {
     [OWNERS, &shard.0.to_be_bytes()].concat().into()
 }

@@ -4,7 +4,7 @@
 //! stands still; it closes the store, so that everything has moved where it stays, and prints lines of
 //! `<subject>.<unit> <number>` per decision, as `counted --extra` reads them.
 
-use std::{io::Write as _, path::Path, sync::Arc, time::Duration};
+use std::{io::Write as _, path::Path, sync::Arc};
 
 use aa_governance::{
     AuditKeys, Governance, GovernanceOptions, Grant, Principal,

@@ -16,9 +16,8 @@ use crate::invariants::{Acknowledged, check_export, entries};
 pub(super) async fn watch_owners(world: Arc<World>) {
     loop {
         for shard in World::shards() {
-            let owners = world.owners(shard);
-            if owners > 1 {
-                world.report(format!("{owners} nodes answer for shard {shard}"));
+            if world.owners(shard) > 1 {
+                world.report(world.who_answers(shard));
                 return;
             }
         }

@@ -326,6 +326,17 @@ impl World {
         self.nodes.lock().values().filter(|running| running.node.live(shard).is_some()).count()
     }
 
+    /// Tells which nodes answer for a shard, and since when.
+    pub(super) fn who_answers(&self, shard: ShardId) -> String {
+        let nodes = self.nodes.lock();
+        let answers = nodes.iter().filter_map(|(name, running)| {
+            let live = running.node.live(shard)?;
+            Some(format!("{name} under epoch {}", live.epoch))
+        });
+        let answers: Vec<_> = answers.collect();
+        format!("at {:?}, shard {shard} is answered for by {}", self.elapsed(), answers.join(" and "))
+    }
+
     pub(super) fn shards() -> impl Iterator<Item = ShardId> {
         (0..SHARDS).map(ShardId)
     }

@@ -119,7 +119,7 @@ impl World {
     /// Moves the shard of `id` to a node, and waits until all know.
     pub(crate) async fn give(&self, id: &str, to: &str, members: &[Member]) {
         let shard = shard_of(id);
-        cluster::order_move(&self.store, shard, to).await.unwrap();
+        cluster::order_moves(&self.store, &[(shard, to)]).await.unwrap();
         let is_there = |member: &Member| {
             let view = member.node.view();
             let shard = view.shards.iter().find(|known| known.shard == shard);
