@@ -172,6 +172,9 @@ impl<E: Entity> Directory<E> {
     /// are answered, whatever happens.
     pub fn send(&self, id: &E::Id, message: E::Message) {
         let shard = self.shard_of(id);
+        if message.stays_here() {
+            return self.send_to_present(shard, id, message);
+        }
         if self.node.live(shard).is_none() && self.node.is_clustered() {
             return self.send_away(shard, id, message);
         }
@@ -185,9 +188,21 @@ impl<E: Entity> Directory<E> {
         self.node.live(self.shard_of(id)).is_some()
     }
 
+    /// To the actor that is there, even while its shard is being handed over or the node's lease has lapsed: it may
+    /// have to answer somebody.
+    fn send_to_present(&self, shard: ShardId, id: &E::Id, message: E::Message) {
+        let slot = self.rooms[usize::from(shard.0)].slots.read().get(id).cloned();
+        let left = match slot {
+            Some(slot) => slot.deliver(message, self.sweep.load(Ordering::Relaxed)).err(),
+            None => Some(message),
+        };
+        if let Some(message) = left {
+            message.fail(Fault::Gone);
+        }
+    }
+
     /// To another node, or to this one once it has the shard.
     fn send_away(&self, shard: ShardId, id: &E::Id, message: E::Message) {
-        // What is meant for this node only tells an actor that is not here.
         let Some(outgoing) = message.pack() else { return };
         // Ids are strings and numbers, which always serialize.
         let id = rmp_serde::to_vec_named(id).unwrap_or_default();

@@ -15,8 +15,14 @@ pub const MAX_BODY: usize = 8 << 20;
 
 /// A message that can reach an actor on another node.
 pub trait Remote: Sized + Send + 'static {
-    /// Takes the message apart; `None` for one that is meant for this node only, and is dropped.
+    /// Takes the message apart; `None` for one that stays here.
     fn pack(self) -> Option<Outgoing>;
+
+    /// Whether it is for one life of its actor, which lives on this node: it reaches that or nobody, whoever has the
+    /// shard by now.
+    fn stays_here(&self) -> bool {
+        false
+    }
 
     /// Puts a message together.
     ///

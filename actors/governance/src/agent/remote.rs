@@ -24,6 +24,10 @@ impl Remote for AgentMessage {
         })
     }
 
+    fn stays_here(&self) -> bool {
+        matches!(self, Self::Metered(_))
+    }
+
     fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
         match incoming.verb() {
             "register" => Ok(Self::Register(incoming.body()?, incoming.reply()?)),

@@ -36,6 +36,10 @@ impl Remote for NotifierMessage {
         })
     }
 
+    fn stays_here(&self) -> bool {
+        matches!(self, Self::Gathered(_) | Self::Attempted(..))
+    }
+
     fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
         match incoming.verb() {
             "set_destination" => {
