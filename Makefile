@@ -1,11 +1,12 @@
 # `make demo` and `make test` install what they need, and can be run again at any time. The rest are the longer
 # campaigns and the benchmarks.
 
-.PHONY: help demo test attack fuzz soak money scale bench overhead counted
+.PHONY: help demo test attack fuzz soak money chaos scale bench overhead counted
 
 MINUTES ?= 30
 SECONDS_EACH ?= 60
 ACTIONS ?= 1000000
+SEEDS ?= 100
 
 help:
 	@echo 'make demo     a governed LangChain agent on this machine, from start to verified audit log'
@@ -15,6 +16,7 @@ help:
 	@echo 'make fuzz     every fuzz target for SECONDS_EACH=60 seconds'
 	@echo 'make soak     mixed load with restarts for MINUTES=30 minutes'
 	@echo 'make money    a million actions that cost money, over a failing store: ACTIONS=1000000, SEED=n to repeat a run'
+	@echo 'make chaos    simulated clusters under fire: SEEDS=100 new ones and those that ever failed; SEED=n SEEDS=1 to repeat one'
 	@echo 'make scale    ten million decisions, then a million registered agents (20 GB of disk)'
 	@echo 'make bench    decisions per second beside a bare echo'
 	@echo 'make overhead what the Python SDK adds to a governed tool call'
@@ -40,6 +42,9 @@ soak:
 
 money:
 	@cargo run --release -p aa-chaos-tests --bin money -- $(ACTIONS) $(SEED)
+
+chaos:
+	@cargo run --release -p aa-chaos-tests --bin chaos -- $(SEEDS) $(SEED)
 
 scale:
 	@cargo build --release -p aa-chaos-tests --bin victim

@@ -116,44 +116,54 @@ async fn two_at_once_with_one_id_get_one_decision() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_an_unknown_commit_a_retry_yields_exactly_one_entry() {
+async fn an_unknown_commit_yields_exactly_one_entry() {
     for fault in [StoreFault::UnknownApplied, StoreFault::UnknownLost, StoreFault::Conflict] {
-        let world = World::new().await;
-        let agent = world.register("a").await;
-        world.check(&agent, 1, BASH).await.unwrap();
-        world.faults.script([Some(fault)]);
-        let failed = world.check(&agent, 2, BASH).await;
-        assert!(matches!(failed, Err(Fault::NotDurable(_) | Fault::Gone)), "{failed:?}");
-        world.check_again(&agent, 2, BASH).await;
-        let id = ActionId::from_bytes(2_u128.to_be_bytes());
-        let entries = world.verified_entries().await;
-        let of_action =
-            entries.iter().filter(|entry| entry.action.as_ref().is_some_and(|a| a.id == id));
-        assert_eq!(of_action.count(), 1, "{fault:?}");
+        // Once, and for longer than it is looked for.
+        for times in [1, 8] {
+            let world = World::new().await;
+            let agent = world.register("a").await;
+            world.check(&agent, 1, BASH).await.unwrap();
+            world.faults.script(std::iter::repeat_n(Some(fault), times));
+            let answer = world.check(&agent, 2, BASH).await;
+            if times == 1 || fault == StoreFault::UnknownApplied {
+                assert!(answer.is_ok(), "it finds out: {fault:?}, {answer:?}");
+            } else {
+                assert!(matches!(answer, Err(Fault::NotDurable(_) | Fault::Gone)), "{answer:?}");
+            }
+            world.check_again(&agent, 2, BASH).await;
+            let id = ActionId::from_bytes(2_u128.to_be_bytes());
+            let entries = world.verified_entries().await;
+            let of_action =
+                entries.iter().filter(|entry| entry.action.as_ref().is_some_and(|a| a.id == id));
+            assert_eq!(of_action.count(), 1, "{fault:?}");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_policy_whose_commit_was_unknown_is_in_force_if_it_is_in_the_store() {
-    let world = World::new().await;
-    let agent = world.register("a").await;
-    world.check(&agent, 1, BASH).await.unwrap();
-    world.faults.script([Some(StoreFault::UnknownApplied)]);
-    let source = bytes::Bytes::from_static(NO_SHELL.as_bytes());
-    let unknown =
-        world.governance.apply_policy(&world.permit(), source, "flat".into(), false).await;
-    assert!(matches!(unknown, Err(GovernanceError::Fault(Fault::NotDurable(_)))));
-    // Nobody touches the policies again; still the next decisions come to know of it.
-    let learned = async {
-        for number in 2.. {
-            let answer = world.check_again(&agent, number, BASH).await;
-            if answer.decision.verdict == Verdict::Deny {
-                return;
-            }
-            world.clock.advance(Duration::from_millis(10));
+async fn a_policy_whose_commit_was_unknown_is_in_force_if_and_only_if_it_is_in_the_store() {
+    for (fault, times, in_force) in [
+        (StoreFault::UnknownApplied, 1, true),
+        (StoreFault::UnknownLost, 1, true),
+        (StoreFault::UnknownLost, 6, false),
+    ] {
+        let world = World::new().await;
+        let agent = world.register("a").await;
+        world.check(&agent, 1, BASH).await.unwrap();
+        world.faults.script(std::iter::repeat_n(Some(fault), times));
+        let source = bytes::Bytes::from_static(NO_SHELL.as_bytes());
+        let applied =
+            world.governance.apply_policy(&world.permit(), source, "flat".into(), false).await;
+        if in_force {
+            applied.unwrap();
+        } else {
+            let fault = applied.unwrap_err();
+            assert!(matches!(fault, GovernanceError::Fault(Fault::NotDurable(_))), "{fault}");
         }
-    };
-    tokio::time::timeout(world::PATIENCE, learned).await.expect("it comes into force");
+        let due = if in_force { Verdict::Deny } else { Verdict::Allow };
+        let answer = world.check_again(&agent, 2, BASH).await;
+        assert_eq!(answer.decision.verdict, due, "{fault:?}, {times} times");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

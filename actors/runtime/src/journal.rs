@@ -464,8 +464,7 @@ impl Journal {
             }
             let committed = txn.commit().await;
             let known = committed.as_ref().ok().filter(|_| attempt != Attempt::Doubtful);
-            *self.inner.known.lock() =
-                known.map(|version| (*version, self.inner.clock.elapsed()));
+            *self.inner.known.lock() = known.map(|version| (*version, self.inner.clock.elapsed()));
             match committed {
                 Ok(_) => return Ok(()),
                 // Nothing was applied: perhaps what was known is too old.

@@ -334,7 +334,11 @@ impl World {
             Some(format!("{name} under epoch {}", live.epoch))
         });
         let answers: Vec<_> = answers.collect();
-        format!("at {:?}, shard {shard} is answered for by {}", self.elapsed(), answers.join(" and "))
+        format!(
+            "at {:?}, shard {shard} is answered for by {}",
+            self.elapsed(),
+            answers.join(" and ")
+        )
     }
 
     pub(super) fn shards() -> impl Iterator<Item = ShardId> {

@@ -160,7 +160,7 @@ impl ClusterSecrets {
             drop(txn);
             let mac = self.mac_key_of(&vault).await?;
             let audit = AuditKeys { log_seed, mac };
-            let secrets = Secrets { audit, token: TokenKey::new(&*token_seed) };
+            let secrets = Secrets { audit, token: TokenKey::new(&token_seed) };
             return Ok(SharedSecrets { authority, secrets });
         }
         Err(ClusterSecretError::Contended)
@@ -202,11 +202,11 @@ impl ClusterSecrets {
         txn.put(Bytes::from_static(RING), vault.ring().to_json().into());
         match txn.commit().await {
             Ok(_) => {
-                tracing::info!(master = %newest, "the cluster's keys are under the next master key")
+                tracing::info!(master = %newest, "the cluster's keys are under the next master key");
             }
             // Another node did the same, or will: what is open here is right in either case.
             Err(error) => {
-                tracing::info!(%error, "the cluster's keys were not put under the next master key")
+                tracing::info!(%error, "the cluster's keys were not put under the next master key");
             }
         }
         Ok(Some(vault))
