@@ -173,8 +173,7 @@ impl AgentActor {
             return;
         }
         if !self.policies.is_readable() {
-            let why = "the workspace's changed policies cannot be read on this node";
-            check.reply.send(Err(Fault::NotDurable(why.to_owned())));
+            check.reply.send(Err(metering::unreadable()));
             return;
         }
         self.lift_suspension(now);

@@ -306,9 +306,12 @@ impl Member {
         self.node.serve_until(begun + self.options.serves_for());
         for (shard, ownership) in found.owners.iter().filter(|(_, known)| is_mine(known)) {
             let heir = ownership.successor.as_ref().and_then(|name| alive.get(name));
-            match heir.filter(|heir| heir.life != self.life) {
-                Some(heir) => self.node.hand_over(*shard, &heir.life, peer_of(heir)),
-                None => self.node.take(*shard, &self.life),
+            let heir = heir.filter(|heir| heir.life != self.life);
+            let leaves =
+                heir.is_some_and(|heir| self.node.hand_over(*shard, &heir.life, peer_of(heir)));
+            // One that is not served yet is handed over once it is.
+            if !leaves {
+                self.node.take(*shard, &self.life);
             }
         }
         self.claim_orphans(&found, &alive).await;

@@ -523,6 +523,8 @@ impl Node {
         mine.clone_into(&mut self.inner.mine.lock());
         for live in self.inner.table.all_live().filter(|live| !mine.contains(&live.id)) {
             tracing::warn!(shard = live.id.0, "a shard was taken by another node");
+            // INVARIANT: at once, and not when its task comes to it: the lease is about to be extended.
+            self.inner.table.leave(live.id, live.epoch);
             live.end(Standing::Lost);
         }
     }
@@ -533,11 +535,13 @@ impl Node {
         self.keep(shard, Some(life.clone()), None);
     }
 
-    /// Hands a shard over to another node.
-    pub(crate) fn hand_over(&self, shard: ShardId, life: &NodeLife, peer: Peer) {
-        if let Some(live) = self.inner.table.live(shard) {
+    /// Hands a shard over to another node. False when it is not served here.
+    pub(crate) fn hand_over(&self, shard: ShardId, life: &NodeLife, peer: Peer) -> bool {
+        let live = self.inner.table.live(shard);
+        if let Some(live) = &live {
             live.end(Standing::Leaves(Heir { life: life.clone(), peer }));
         }
+        live.is_some()
     }
 
     // --- the life of a shard on this node

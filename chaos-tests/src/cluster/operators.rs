@@ -102,7 +102,10 @@ async fn answer_some(world: &World, chance: &mut fastrand::Rng, workspace: Works
     let pending = tokio::time::timeout(PATIENCE, governance.approvals(&permit, true, None, 50));
     let Ok(Ok(pending)) = pending.await else { return };
     for request in pending {
+        world.waiting.lock().insert("approver".to_owned(), request.id.to_string());
         let approved = chance.bool();
+        // By another node each time: the one before may be gone by now.
+        let Some(governance) = world.any_governance(chance) else { return };
         // Not whoever registered the agents: nobody approves for himself.
         let permit = world.permit_of("approver", workspace);
         let answer =
@@ -110,6 +113,7 @@ async fn answer_some(world: &World, chance: &mut fastrand::Rng, workspace: Works
         if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, answer).await {
             world.outcome.lock().approvals += 1;
         }
+        world.waiting.lock().remove("approver");
     }
 }
 

@@ -318,7 +318,11 @@ impl World {
             }
         };
         let served = tokio::time::timeout(super::MENDED_WITHIN, all).await;
-        served.map_err(|_| self.stuck("not all shards are served"))
+        served.map_err(|_| {
+            let unserved = Self::shards().filter(|shard| self.owners(*shard) == 0);
+            let unserved: Vec<_> = unserved.map(|shard| shard.0).collect();
+            self.stuck(&format!("shards {unserved:?} are not served"))
+        })
     }
 
     /// How many nodes answer for a shard.

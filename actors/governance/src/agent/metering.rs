@@ -129,6 +129,12 @@ impl AgentActor {
 
     /// Goes on with the actions that waited for this.
     pub(super) fn metered(&mut self, metered: Metered, now: Timestamp) {
+        let metered = if self.policies.is_readable() {
+            metered
+        } else {
+            // What waited is not decided by the rules of before either.
+            Metered::Unanswered(metered.actions(), unreadable())
+        };
         match metered {
             Metered::Quoted(id, quote) => self.ask(id, quote, 1, now),
             Metered::Reserved(window, answers) => self.reserved(&window, answers, now),
@@ -412,4 +418,9 @@ impl Metering {
     pub(super) fn is_waiting(&self) -> bool {
         !self.parked.is_empty()
     }
+}
+
+/// Why nothing is decided while the workspace's changed rules cannot be read.
+pub(super) fn unreadable() -> Fault {
+    Fault::NotDurable("the workspace's changed policies cannot be read on this node".to_owned())
 }

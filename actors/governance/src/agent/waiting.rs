@@ -57,6 +57,19 @@ pub enum Metered {
     Unanswered(Vec<ActionId>, Fault),
 }
 
+// === impl Metered ===
+
+impl Metered {
+    /// The actions that wait for it.
+    pub(super) fn actions(self) -> Vec<ActionId> {
+        match self {
+            Self::Quoted(id, _) | Self::Asked(id, _) | Self::Claimed(id, _) => vec![id],
+            Self::Reserved(_, answers) => answers.iter().map(|asked| asked.id.action).collect(),
+            Self::Settled(ids) | Self::Unanswered(ids, _) => ids,
+        }
+    }
+}
+
 // === impl Parked ===
 
 impl Parked {
