@@ -82,13 +82,7 @@ pub(crate) async fn begin_tenure(
 ) -> Result<u64, LeaseError> {
     let mut txn = store.begin().await?;
     if let Some(life) = life {
-        match read_owner(&mut *txn, shard).await? {
-            Some(known) if known.owner == *life => {}
-            other => {
-                let owner = other.map_or_else(|| "none".to_owned(), |known| known.owner.node);
-                return Err(LeaseError::Held { shard, owner });
-            }
-        }
+        check_owner(&mut *txn, shard, life).await?;
     }
     let epoch = read_epoch(&mut *txn, shard).await? + 1;
     txn.put(epoch_key(shard), Bytes::copy_from_slice(&epoch.to_be_bytes()));
@@ -107,13 +101,7 @@ pub(crate) async fn hand_over(
     heir: &NodeLife,
 ) -> Result<(), LeaseError> {
     let mut txn = store.begin().await?;
-    match read_owner(&mut *txn, shard).await? {
-        Some(known) if known.owner == *life => {}
-        other => {
-            let owner = other.map_or_else(|| "none".to_owned(), |known| known.owner.node);
-            return Err(LeaseError::Held { shard, owner });
-        }
-    }
+    check_owner(&mut *txn, shard, life).await?;
     put_owner(&mut *txn, shard, &Ownership { owner: heir.clone(), successor: None });
     txn.commit().await?;
     Ok(())
@@ -144,6 +132,21 @@ pub(crate) async fn read_owner(
 ) -> Result<Option<Ownership>, LeaseError> {
     let Some(stored) = txn.get(&owner_key(shard)).await? else { return Ok(None) };
     decode_owner(shard, &stored).map(Some)
+}
+
+/// Makes sure that `life` is the owner of `shard`, so that the commit conflicts with a change of that.
+async fn check_owner(
+    txn: &mut dyn Transaction,
+    shard: ShardId,
+    life: &NodeLife,
+) -> Result<(), LeaseError> {
+    match read_owner(txn, shard).await? {
+        Some(known) if known.owner == *life => Ok(()),
+        other => {
+            let owner = other.map_or_else(|| "none".to_owned(), |known| known.owner.node);
+            Err(LeaseError::Held { shard, owner })
+        }
+    }
 }
 
 pub(crate) fn decode_owner(shard: ShardId, stored: &[u8]) -> Result<Ownership, LeaseError> {

@@ -367,7 +367,7 @@ impl Node {
             let _ = shard.journal.barrier().await;
         }
         self.inner.stopping.raise();
-        self.inner.table.look_over();
+        self.inner.table.tell();
         // The sender lives in `self`, so the wait cannot be cut short.
         let _ = kept.wait_for(|kept| *kept == 0).await;
     }
@@ -380,7 +380,7 @@ impl Node {
             live.journal.close();
         }
         self.inner.stopping.raise();
-        self.inner.table.look_over();
+        self.inner.table.tell();
     }
 
     /// Does work that takes long on another thread; in a simulation at once, so that it repeats.
@@ -632,11 +632,10 @@ impl Keeper {
             // INVARIANT: a look at the owners that came in between is heeded: the answer of the store may have taken
             // so long that the shard is another's by now, and this node's lease has been renewed since.
             let is_mine = life.is_none() || self.node.inner.mine.lock().contains(&self.shard);
-            if is_mine {
-                self.node.serve(&current);
-            } else {
+            if !is_mine {
                 return current.end().await;
             }
+            self.node.serve(&current);
             let standing = current.last(&stopping).await;
             self.node.inner.table.leave(self.shard, current.epoch());
             match (standing, &life) {

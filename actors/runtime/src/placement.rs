@@ -200,11 +200,7 @@ impl ShardTable {
     }
 
     /// Lets all who wait look.
-    pub(crate) fn look_over(&self) {
-        self.tell();
-    }
-
-    fn tell(&self) {
+    pub(crate) fn tell(&self) {
         self.changes.tell();
     }
 }
