@@ -3,6 +3,8 @@
 //! It tests from outside, as a caller: through the client, the API and the exports.
 
 pub mod cluster;
+pub mod door;
+pub mod fault_proxy;
 pub mod fuzz;
 pub mod invariants;
 pub mod latencies;
@@ -12,4 +14,5 @@ pub mod operator;
 pub mod outside;
 pub mod peer;
 pub mod process;
+pub mod storm;
 pub mod vitals;

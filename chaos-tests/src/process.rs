@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aa_client::{ApiKey, Config, GatewayUrl, OnUnreachable};
+use aa_client::{ApiKey, Config, GatewayUrls, OnUnreachable};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -136,7 +136,7 @@ impl Environment {
         Ok(Config {
             workspace_id: self.workspace_id.parse().map_err(io::Error::other)?,
             api_key: ApiKey::new(&self.agent_key).map_err(io::Error::other)?,
-            gateway_url: self.gateway_url.parse::<GatewayUrl>().map_err(io::Error::other)?,
+            gateway_urls: self.gateway_url.parse::<GatewayUrls>().map_err(io::Error::other)?,
             ca_file: Some(self.ca_file.clone()),
             on_unreachable: OnUnreachable::Deny,
             request_timeout: patience,

@@ -118,6 +118,7 @@ async fn refusal(data: &Path) -> String {
         api: any(),
         workspace_name: "x".to_owned(),
         allowed_destinations: Vec::new(),
+        cluster: None,
     };
     match ControlPlane::start(options).await {
         Ok(_) => panic!("it starts after all"),

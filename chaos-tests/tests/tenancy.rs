@@ -12,7 +12,7 @@ use aa_chaos_tests::{
 use aa_control_plane::{
     admission::Limits,
     gateway::Gateway,
-    rest::{ApiInfo, router},
+    rest::{Api, ApiInfo, router},
     throttle::{FailureRate, FailureThrottle},
     token::TokenKey,
 };
@@ -82,7 +82,7 @@ async fn no_route_of_the_api_shows_or_changes_what_is_another_tenants() {
     let (_, one) = tenant(&governance, "one").await;
     let (_, other) = tenant(&governance, "other").await;
     let throttle = FailureThrottle::new(FailureRate::default(), Arc::new(SystemClock));
-    let api = router(governance, INFO, Arc::new(throttle));
+    let api = router(Api { governance, throttle: Arc::new(throttle), links: None }, INFO);
     let checked = check_tenancy(&api, &one, &other).await.unwrap();
     assert!(checked.requests > 60, "{checked:?}");
     assert!(checked.refused > 20, "{checked:?}");

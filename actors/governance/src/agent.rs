@@ -416,10 +416,16 @@ impl AgentActor {
         self.append_record(Record::of_entry(entry, writes, done))
     }
 
-    fn append_record(&mut self, record: Record) -> Option<u64> {
+    fn append_record(&mut self, mut record: Record) -> Option<u64> {
+        let pages = self.recent.due_pages(self.chain.position());
+        if !pages.is_empty() {
+            let space = keys::recent(self.id.workspace, self.id.agent);
+            record.writes.extend(pages.into_iter().map(|(number, page)| (space.key(number), page)));
+        }
         match self.shard.journal.append(record) {
             Ok(Some(position)) => {
                 self.chain.placed(position);
+                self.recent.count_entry();
                 Some(position)
             }
             Ok(None) | Err(_) => {

@@ -106,10 +106,7 @@ impl Chain {
         let mut bytes = Vec::with_capacity(ENTRY_BYTES);
         bytes.extend_from_slice(&self.position.to_be_bytes());
         seal(&mut self.head, &mut bytes);
-        let mut head = Vec::with_capacity(48);
-        head.extend_from_slice(&NOWHERE.to_be_bytes());
-        head.extend_from_slice(&self.head.sequence.to_be_bytes());
-        head.extend_from_slice(self.head.hash.as_bytes());
+        let head = encode_head(NOWHERE, &self.head);
         let digest = *self.head.hash.as_bytes();
         let head = Some((self.head_key.clone(), head));
         LogEntry { log: self.log, bytes: bytes.into(), head, digest }
@@ -119,6 +116,15 @@ impl Chain {
     pub const fn placed(&mut self, position: u64) {
         self.position = position;
     }
+}
+
+/// The stored form of a stream's head: its position and itself.
+pub fn encode_head(position: u64, head: &ChainHead) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(48);
+    stored.extend_from_slice(&position.to_be_bytes());
+    stored.extend_from_slice(&head.sequence.to_be_bytes());
+    stored.extend_from_slice(head.hash.as_bytes());
+    stored
 }
 
 /// The head of a stream as stored: position and head.

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod approvals;
+mod cluster;
 mod money;
 mod proposals;
 mod secrets;
@@ -26,6 +27,7 @@ use crate::{
     api_key::{ApiKey, KeyRecord, MAX_KEYS_EVER},
     approval::{ApprovalActor, NotAnswered},
     approvers::ApproversError,
+    backup::BackupError,
     budget_book::BudgetError,
     budget_window::BudgetWindowActor,
     bulletin, keys,
@@ -51,6 +53,7 @@ use crate::{
 };
 
 pub use self::{
+    cluster::{ClusterError, ClusterStatus},
     money::{AgentSpending, BudgetStatus},
     proposals::{NotProposed, Proposal},
     slack::SlackRefusal,
@@ -138,6 +141,12 @@ pub enum GovernanceError {
     /// The audit log could not be read or closed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailed),
+    /// The cluster is not as asked.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// No backup was taken.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
 }
 
 /// A policy as operators see it.

@@ -16,6 +16,7 @@ pub mod approval_record;
 pub mod approvers;
 pub mod audit;
 mod authored;
+pub mod backup;
 pub mod budget_book;
 pub mod budget_window;
 mod bulletin;

@@ -53,12 +53,29 @@ pub trait Operation {
 
 /// A principal lacks the grant for an operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("key {key_id} has the role {grant}, which may not {operation}; it takes {needed}")]
-pub struct Forbidden {
-    key_id: String,
-    grant: Grant,
-    operation: &'static str,
-    needed: String,
+pub enum Forbidden {
+    /// Its role does not have it.
+    #[error("key {key_id} has the role {grant}, which may not {operation}; it takes {needed}")]
+    Role {
+        /// The key.
+        key_id: String,
+        /// Its role.
+        grant: Grant,
+        /// What it may not do.
+        operation: &'static str,
+        /// The roles that may.
+        needed: String,
+    },
+    /// It is of a workspace that only uses the deployment.
+    #[error(
+        "key {key_id} may not {operation}: that is for keys of the home workspace, which the first start made"
+    )]
+    NotHome {
+        /// The key.
+        key_id: String,
+        /// What it may not do.
+        operation: &'static str,
+    },
 }
 
 /// A text that names no grant.
@@ -92,6 +109,8 @@ operations! {
     ManageAgents: "suspend or resume agents" for Owner | Admin;
     /// Reading, exporting and proving the audit log.
     ReadAudit: "read the audit log" for Owner | Admin | Developer | Viewer;
+    /// Taking a backup of the whole workspace, its keys' digests and sealed secrets included.
+    BackUp: "take a backup" for Owner;
     /// Reading budgets, prices and what is spent.
     ReadBudgets: "read budgets" for Owner | Admin | Developer | Viewer;
     /// Setting and removing budgets and prices.
@@ -110,6 +129,10 @@ operations! {
     ReadAlerts: "read alerts" for Owner | Admin | Developer | Viewer;
     /// Setting who is told of what, and sending again what was not delivered.
     ManageAlerts: "change alerts" for Owner | Admin;
+    /// Reading which nodes and shards there are. Of the home workspace only: see `Permit::check_home`.
+    ReadCluster: "read the cluster" for Owner | Admin;
+    /// Draining nodes and moving shards. Of the home workspace only: see `Permit::check_home`.
+    ManageCluster: "change the cluster" for Owner;
     /// Creating and revoking API keys. A developer's reach ends at its own: see [`Permit::check_grant`]
     /// and [`Permit::revokes_only_of`].
     ManageKeys: "manage API keys" for Owner | Developer;
@@ -127,7 +150,7 @@ impl Principal {
             return Ok(Permit { principal: self.clone(), operation: PhantomData });
         }
         let needed: Vec<_> = O::GRANTS.iter().map(|grant| grant.as_str()).collect();
-        Err(Forbidden {
+        Err(Forbidden::Role {
             key_id: self.key_id.clone(),
             grant: self.grant,
             operation: O::NAME,
@@ -160,6 +183,20 @@ impl<O> Permit<O> {
     }
 }
 
+impl<O: Operation> Permit<O> {
+    /// Whether the holder may do to the deployment what no tenant may: its workspace is the `home` of the deployment.
+    ///
+    /// # Errors
+    /// [`Forbidden`] when it is another, or there is none yet.
+    pub(crate) fn check_home(&self, home: Option<WorkspaceId>) -> Result<(), Forbidden> {
+        if home == Some(self.workspace()) {
+            return Ok(());
+        }
+        let key_id = self.principal.key_id.clone();
+        Err(Forbidden::NotHome { key_id, operation: O::NAME })
+    }
+}
+
 impl Permit<ManageAlerts> {
     /// Whether the holder may let people answer requests for approval as the API keys that a channel names. Only who
     /// could make keys of every role may hand out their voices.
@@ -170,7 +207,7 @@ impl Permit<ManageAlerts> {
         if self.principal.grant == Grant::Owner {
             return Ok(());
         }
-        Err(Forbidden {
+        Err(Forbidden::Role {
             key_id: self.principal.key_id.clone(),
             grant: self.principal.grant,
             operation: "let Slack members answer as API keys",
@@ -196,7 +233,7 @@ impl Permit<ManageKeys> {
         if may {
             return Ok(());
         }
-        Err(Forbidden {
+        Err(Forbidden::Role {
             key_id: self.principal.key_id.clone(),
             grant: self.principal.grant,
             operation: "create keys of a stronger role",
@@ -286,6 +323,18 @@ mod tests {
         assert_eq!(permit.revokes_only_of().as_deref(), Some("key:k"));
         let owner = principal(Grant::Owner).authorize::<ManageKeys>().unwrap();
         assert_eq!(owner.revokes_only_of(), None);
+    }
+
+    #[test]
+    fn the_deployment_is_run_from_its_home_workspace_only() {
+        let permit = principal(Grant::Owner).authorize::<ManageCluster>().unwrap();
+        assert!(permit.check_home(Some(permit.workspace())).is_ok());
+        let other = "ws-ffffffff-e5f6-4890-abcd-ef1234567890".parse().unwrap();
+        for home in [Some(other), None] {
+            let refused = permit.check_home(home).unwrap_err().to_string();
+            assert!(refused.contains("may not change the cluster"), "{refused}");
+        }
+        assert!(principal(Grant::Admin).authorize::<ManageCluster>().is_err());
     }
 
     #[test]

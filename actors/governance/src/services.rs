@@ -10,6 +10,7 @@ use aa_ledger::{Checkpoint, LogKey, MacKey, VerifierKeyError};
 use aa_notify::Sender;
 use aa_protocol::WorkspaceId;
 use aa_runtime::{Clock, Directory, Entity, Entropy, Fault, Node, Remote, Reply};
+use aa_store::StoreError;
 use aa_vault::{MasterKey, SecretName, SecretValue};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -20,9 +21,11 @@ use crate::{
     agent::{AgentActor, AgentKeyId, AgentMessage, Metered},
     approval::{ApprovalActor, ApprovalKey, ApprovalMessage},
     audit::Turns,
+    backup::Backups,
     budget_window::{BudgetWindowActor, WindowMessage},
     bulletin::Placing,
     governance::Outside,
+    keys,
     metrics::Metrics,
     notice::NoticeBoard,
     notifier::{NotifierActor, NotifierMessage},
@@ -77,11 +80,13 @@ pub struct Services {
     pub(crate) compiler: Semaphore,
     /// Exports and queries read the logs one slice at a time, away from the threads that decide.
     pub(crate) log_readers: Turns,
+    /// The backups being taken.
+    pub(crate) backups: Backups,
     mac: ArcSwap<MacKey>,
 }
 
 impl Services {
-    pub(crate) fn new(node: Node, keys: AuditKeys, outside: Outside) -> Self {
+    pub(crate) fn new(node: Node, audit: AuditKeys, outside: Outside) -> Self {
         let Outside { master_key, sender } = outside;
         Self {
             clock: node.clock(),
@@ -89,7 +94,7 @@ impl Services {
             node,
             notices: NoticeBoard::default(),
             metrics: Metrics::default(),
-            log_seed: keys.log_seed,
+            log_seed: audit.log_seed,
             board: PolicyBoard::default(),
             placing: Placing::default(),
             agents: OnceLock::new(),
@@ -102,7 +107,8 @@ impl Services {
             master_key,
             compiler: Semaphore::new(1),
             log_readers: Turns::default(),
-            mac: ArcSwap::from_pointee(keys.mac),
+            backups: Backups::default(),
+            mac: ArcSwap::from_pointee(audit.mac),
         }
     }
 
@@ -119,6 +125,13 @@ impl Services {
     /// The key that signs the workspace's checkpoints.
     pub(crate) fn log_key(&self, workspace: WorkspaceId) -> Result<LogKey, VerifierKeyError> {
         LogKey::new(&Checkpoint::origin(workspace), &self.log_seed)
+    }
+
+    /// Whether the workspace is there. While one is being restored, or after that was cut off, some of its rows are, and
+    /// nothing may start an actor over them.
+    pub(crate) async fn is_there(&self, workspace: WorkspaceId) -> Result<bool, StoreError> {
+        let mut txn = self.node.store().begin().await?;
+        Ok(txn.get_snapshot(&keys::workspace(workspace)).await?.is_some())
     }
 
     /// Sends a message to a window.

@@ -5,7 +5,7 @@ mod load;
 mod remote;
 mod tiles;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aa_ledger::{Checkpoint, Draft, Kind, LogKey, Stream, TreeEdge};
 use aa_protocol::{Timestamp, WorkspaceId};
@@ -37,6 +37,10 @@ pub enum TenantMessage {
     RevokeKey(Revocation, Reply<Result<KeyRecord, KeyError>>),
     /// Notes that the log does not verify, and why.
     NoteBroken(String, Reply<()>),
+    /// Notes who changed what of the cluster.
+    NoteCluster(String, ClusterChange, Reply<()>),
+    /// Notes that a backup is being taken, and by whom: `key:<id>`.
+    NoteBackup(String, Reply<()>),
     /// Takes what the shards have logged into the tree and signs a checkpoint over it.
     Checkpoint(Reply<Result<SignedCheckpoint, CheckpointFailed>>),
 }
@@ -61,6 +65,29 @@ pub struct NewKey {
     pub actor: String,
 }
 
+/// What is asked of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum ClusterChange {
+    /// A node shall hand over all its shards.
+    Drain {
+        /// Its name.
+        node: String,
+    },
+    /// A node shall take shards again.
+    Undrain {
+        /// Its name.
+        node: String,
+    },
+    /// A shard shall go to another node.
+    Move {
+        /// Its number.
+        shard: u16,
+        /// The node's name.
+        to: String,
+    },
+}
+
 /// An API key to be revoked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Revocation {
@@ -82,6 +109,15 @@ pub struct WorkspaceRecord {
     pub name: String,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// The backup that a workspace came from, until its log tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestoredFrom {
+    /// Which file, see [`Contents::sha256`](crate::backup::Contents::sha256).
+    pub(crate) sha256: String,
+    /// The moment it showed.
+    pub(crate) taken_at: Timestamp,
 }
 
 /// Why a key operation was refused.
@@ -128,6 +164,8 @@ pub struct TenantActor {
     tree: TreeState,
     edge: TreeEdge,
     latest: Option<SignedCheckpoint>,
+    /// When the logs of all shards were last looked at, by [`aa_runtime::Clock::elapsed`].
+    looked_at_all: Option<Duration>,
 }
 
 /// How far the tree has come.
@@ -174,9 +212,38 @@ impl Entity for TenantActor {
                 let actor = "self-check";
                 self.commit(Kind::Workspace, actor, &detail, Vec::new(), now, reply, ());
             }
+            TenantMessage::NoteCluster(actor, change, reply) => {
+                let shard = change.shard();
+                let (what, node) = change.what();
+                let mut detail = vec![("change", what), ("node", node)];
+                detail.extend(shard.as_deref().map(|shard| ("shard", shard)));
+                self.commit(Kind::Workspace, &actor, &detail, Vec::new(), now, reply, ());
+            }
+            TenantMessage::NoteBackup(actor, reply) => {
+                let detail = [("change", "backed_up")];
+                self.commit(Kind::Workspace, &actor, &detail, Vec::new(), now, reply, ());
+            }
             TenantMessage::Checkpoint(reply) => return self.checkpoint(now, reply).await,
         }
         Flow::Continue
+    }
+}
+
+impl ClusterChange {
+    /// What the audit log calls it, and the node.
+    fn what(&self) -> (&'static str, &str) {
+        match self {
+            Self::Drain { node } => ("node_drained", node),
+            Self::Undrain { node } => ("node_undrained", node),
+            Self::Move { to, .. } => ("shard_moved", to),
+        }
+    }
+
+    fn shard(&self) -> Option<String> {
+        match self {
+            Self::Move { shard, .. } => Some(shard.to_string()),
+            Self::Drain { .. } | Self::Undrain { .. } => None,
+        }
     }
 }
 
@@ -266,6 +333,26 @@ impl TenantActor {
         let by_id = (keys::api_key_id(self.workspace, &record.id), stored::encode(record));
         let Some(digest) = record.digest_bytes() else { return vec![by_id] };
         vec![(keys::api_key(&digest), stored::encode(record)), by_id]
+    }
+
+    /// Makes an entry of where the workspace came from: what was logged after the backup was taken is not here, and
+    /// whoever reads the log shall know.
+    fn note_restored(&mut self, from: &RestoredFrom, now: Timestamp) {
+        let taken_at = from.taken_at.to_string();
+        let detail =
+            [("change", "restored"), ("backup", from.sha256.as_str()), ("taken_at", &taken_at)];
+        let event = self.services.entropy.event_id(now);
+        let draft = Draft {
+            actor: Some("restore"),
+            detail: &detail,
+            ..Draft::new(event, self.workspace, Stream::Workspace, now, Kind::Workspace)
+        };
+        let entry = self.chain.seal(&draft, &self.services.mac_key());
+        let record = Record {
+            removes: vec![keys::restored(self.workspace)],
+            ..Record::of_entry(entry, Vec::new(), Reply::ignored())
+        };
+        self.chain.commit(&self.shard, record);
     }
 
     /// The one way a change of the workspace becomes real: its entry and its state in one commit.

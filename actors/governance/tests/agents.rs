@@ -2,12 +2,12 @@
 
 mod world;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aa_governance::{GovernanceError, Grant, Principal, policy_set::PolicyError};
 use aa_ledger::Kind;
 use aa_protocol::{ActionId, ReasonCode, Verdict};
-use aa_runtime::{Fault, Reply};
+use aa_runtime::{Fault, Reply, sim::SimStore};
 use aa_store::Fault as StoreFault;
 use world::{BASH, World, settled};
 
@@ -105,6 +105,32 @@ async fn a_repeated_action_gets_the_recorded_decision_and_no_second_entry() {
     let decisions = world.verified_entries().await;
     let decisions = decisions.iter().filter(|entry| entry.kind == Kind::Decision);
     assert_eq!(decisions.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_has_done_much_comes_back_from_a_slow_store() {
+    const ACTIONS: u128 = 600;
+    const RECENT: u128 = 512;
+    let world = World::new().await;
+    let agent = world.register("a").await;
+    let mut events = Vec::new();
+    for action in 0..ACTIONS {
+        events.push(world.check(&agent, action, BASH).await.unwrap().event);
+    }
+    let store = SimStore::new(Arc::clone(&world.store), 1);
+    let way = Arc::new(store.clone());
+    let world = world.restarted_over(|_| way).await;
+    // As many reads as there are recent actions would take longer than a transaction lasts.
+    store.set_round_trip(Duration::from_millis(40));
+    assert!(!world.check(&agent, ACTIONS, BASH).await.unwrap().repeated);
+    store.set_round_trip(Duration::ZERO);
+    for action in ACTIONS + 1 - RECENT..ACTIONS {
+        let again = world.check(&agent, action, BASH).await.unwrap();
+        assert_eq!((again.event, again.repeated), (events[action as usize], true));
+    }
+    let decisions = world.verified_entries().await;
+    let decisions = decisions.iter().filter(|entry| entry.kind == Kind::Decision);
+    assert_eq!(decisions.count() as u128, ACTIONS + 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

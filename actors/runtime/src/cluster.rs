@@ -7,6 +7,9 @@
 //! What makes it safe is not here but in the journal, whose every commit reads the shard's epoch. What is here
 //! makes it live, and keeps a node that is cut off from answering out of its memory.
 
+mod chores;
+mod claims;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -18,7 +21,7 @@ use aa_store::{CommitError, KeyRange, Order, Store, StoreError, Transaction};
 use bytes::Bytes;
 
 use crate::{
-    balance::{self, Burden, Move},
+    balance,
     lease::{self, LeaseError, NodeLife, Ownership},
     membership::{self, ClusterOptions, NodeRecord, check_against, drain_key, node_key},
     news::{self, Heard, KEPT_FOR, Stamp},
@@ -118,12 +121,6 @@ enum BeatError {
 
 /// How often the owner of shard 0 looks whether the load is fair and who is gone for good.
 const CHORES_EVERY: Duration = Duration::from_secs(5);
-
-/// Claims in one transaction.
-const CLAIMS: usize = 64;
-
-/// A node whose record was silent for this long is forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
 // === impl Member ===
 
@@ -296,7 +293,7 @@ impl Member {
             .collect();
         // First out of service what is not this node's any more; then the lease counts.
         self.node.keep_only(&mine);
-        self.publish(&found, &alive);
+        self.publish(&found, &alive, begun);
         // INVARIANT: after the view, so that whoever knows of news has seen the nodes that may not.
         self.tell(&found.news, now);
         if let Err(error) = self.check_clock(&alive, now) {
@@ -396,7 +393,7 @@ impl Member {
     }
 
     /// Lets everybody on this node know where the shards are.
-    fn publish(&self, found: &Found, alive: &Alive) {
+    fn publish(&self, found: &Found, alive: &Alive, begun: Duration) {
         let others = alive.values().filter(|record| record.life != self.life);
         let peers = others.map(|record| (Arc::from(record.life.node.as_str()), peer_of(record)));
         let owner = |(shard, ownership): (&ShardId, &Ownership)| {
@@ -405,7 +402,8 @@ impl Member {
             is_other.then(|| (*shard, peer_of(record)))
         };
         let owners = found.owners.iter().filter_map(owner).collect();
-        self.node.table().replace(Elsewhere { owners, peers: peers.collect() });
+        let read = Elsewhere { owners, peers: peers.collect(), ..Elsewhere::default() };
+        self.node.table().replace(read, begun);
 
         let owned = |life: &NodeLife| {
             found.owners.values().filter(|ownership| ownership.owner == *life).count()
@@ -424,193 +422,6 @@ impl Member {
         });
         let view = ClusterView { nodes: nodes.collect(), shards: shards.collect() };
         self.node.show_view(view);
-    }
-
-    /// Takes the shards of nobody, and of nodes whose lease has ended, that fall to this node.
-    async fn claim_orphans(&self, found: &Found, alive: &Alive) {
-        if self.draining {
-            return;
-        }
-        let takers: Vec<&str> = alive
-            .values()
-            .filter(|node| !node.draining)
-            .map(|node| node.life.node.as_str())
-            .collect();
-        let is_orphan = |shard: &ShardId| {
-            found.owners.get(shard).is_none_or(|ownership| {
-                alive.get(&ownership.owner.node).is_none_or(|node| node.life != ownership.owner)
-            })
-        };
-        let orphans: Vec<ShardId> = (0..self.node.shard_count())
-            .map(ShardId)
-            .filter(is_orphan)
-            .filter(|shard| balance::heir(*shard, &takers) == Some(self.life.node.as_str()))
-            .collect();
-        for claims in orphans.chunks(CLAIMS) {
-            match self.claim(claims, found).await {
-                Ok(()) => {
-                    tracing::info!(shards = claims.len(), "took shards that nobody served");
-                    claims.iter().for_each(|shard| self.node.take(*shard, &self.life));
-                }
-                // Somebody was faster, or their owner is back: the next beat tells.
-                Err(error) => tracing::info!(%error, "shards were not taken"),
-            }
-        }
-    }
-
-    /// Writes this node down as the owner, unless an owner has written anything since it was read.
-    async fn claim(&self, shards: &[ShardId], found: &Found) -> Result<(), BeatError> {
-        let store = self.node.store();
-        let mut txn = store.begin().await?;
-        let now = read_owners(&mut *txn, self.node.shard_count()).await?;
-        let mut former = BTreeSet::new();
-        for shard in shards {
-            let known = now.get(shard);
-            if known != found.owners.get(shard) {
-                let owner = known.map_or_else(String::new, |known| known.owner.node.clone());
-                return Err(LeaseError::Held { shard: *shard, owner }.into());
-            }
-            txn.add_read_conflict(KeyRange::single(&lease::owner_key(*shard)));
-            former.extend(known.map(|known| known.owner.clone()));
-            let ownership = Ownership { owner: self.life.clone(), successor: None };
-            lease::put_owner(&mut *txn, *shard, &ownership);
-        }
-        for life in former {
-            // INVARIANT: renewals of the former owner conflict with the claim, so it never renews a lease that
-            // somebody else has seen end; nor one with the owners it read before the claim.
-            txn.add_write_conflict(KeyRange::single(&node_key(&life.node)));
-            let stored = txn.get(&node_key(&life.node)).await?;
-            let now = stored.and_then(|stored| serde_json::from_slice::<NodeRecord>(&stored).ok());
-            let seen = self.seen.get(&life.node).map(|seen| seen.record.renewals);
-            // A life that another has followed is over, whatever was seen of it.
-            if now.is_some_and(|now| now.life == life && Some(now.renewals) != seen) {
-                return Err(LeaseError::Held { shard: shards[0], owner: life.node }.into());
-            }
-        }
-        txn.commit().await?;
-        Ok(())
-    }
-
-    fn measure(&mut self, now: Duration) {
-        for live in self.node.table().all_live() {
-            let records = live.journal.stats().records;
-            let (before, at) =
-                self.counted.insert(live.id, (records, now)).unwrap_or((records, now));
-            let millis = now.saturating_sub(at).as_millis() as u64;
-            if millis == 0 {
-                continue;
-            }
-            // A tenure that began anew counts from zero.
-            let rate = records.saturating_sub(before) * 1_000 / millis;
-            let known = u64::from(self.loads.get(&live.id).copied().unwrap_or(0));
-            // Smoothed over some beats, so that one burst moves nothing.
-            let smooth = (known * 7 + rate).div_ceil(8);
-            if smooth == 0 {
-                self.loads.remove(&live.id);
-            } else {
-                self.loads.insert(live.id, u32::try_from(smooth).unwrap_or(u32::MAX));
-            }
-        }
-        let table = self.node.table();
-        self.loads.retain(|shard, _| table.live(*shard).is_some());
-        self.counted.retain(|shard, _| table.live(*shard).is_some());
-    }
-
-    /// What each node carries.
-    fn burdens(&self, found: &Found, alive: &Alive) -> Vec<Burden> {
-        let mut burdens: Vec<Burden> = alive
-            .values()
-            .map(|record| Burden {
-                node: record.life.node.clone(),
-                takes: !record.draining,
-                shards: BTreeMap::new(),
-                arriving: BTreeSet::new(),
-            })
-            .collect();
-        for (shard, ownership) in &found.owners {
-            let owner =
-                alive.get(&ownership.owner.node).filter(|node| node.life == ownership.owner);
-            let Some(owner) = owner else { continue };
-            let load = owner.loads.iter().find(|(number, _)| *number == shard.0);
-            // A shard on its way already counts where it goes.
-            let moving = ownership.successor.as_ref().filter(|name| alive.contains_key(*name));
-            let name = moving.unwrap_or(&owner.life.node);
-            let at = burdens.iter_mut().find(|burden| burden.node == *name);
-            let Some(at) = at else { continue };
-            at.shards.insert(*shard, load.map_or(0, |(_, load)| *load));
-            if moving.is_some() {
-                at.arriving.insert(*shard);
-            }
-        }
-        burdens
-    }
-
-    async fn balance(&mut self, found: &Found, alive: &Alive, now: Duration) {
-        self.rested.retain(|_, since| now.saturating_sub(*since) < balance::REST);
-        let resting: BTreeSet<ShardId> = self.rested.keys().copied().collect();
-        let moves = balance::plan(&self.burdens(found, alive), &resting);
-        for Move { shard, .. } in &moves {
-            self.rested.insert(*shard, now);
-        }
-        self.order(&moves).await;
-    }
-
-    /// Writes down to whom shards shall go; their owners see to it.
-    async fn order(&self, moves: &[Move]) {
-        if moves.is_empty() {
-            return;
-        }
-        let orders: Vec<_> = moves.iter().map(|order| (order.shard, order.to.as_str())).collect();
-        if let Err(error) = order_moves(&*self.node.store(), &orders).await {
-            tracing::info!(%error, "moves of shards were not ordered");
-            return;
-        }
-        tracing::info!(shards = moves.len(), "ordered shards to move");
-    }
-
-    async fn forget_the_dead(&self, now: Duration) {
-        let is_long_gone = |seen: &&Seen| now.saturating_sub(seen.at) > FORGOTTEN_AFTER;
-        for seen in self.seen.values().filter(is_long_gone) {
-            let forgotten = async {
-                let mut txn = self.node.store().begin().await?;
-                let key = node_key(&seen.record.life.node);
-                let stored = txn.get(&key).await?;
-                let now = stored.and_then(|s| serde_json::from_slice::<NodeRecord>(&s).ok());
-                if now.is_some_and(|record| record.renewals == seen.record.renewals) {
-                    txn.delete(key);
-                    txn.commit().await?;
-                }
-                Ok::<_, BeatError>(())
-            };
-            if let Err(error) = forgotten.await {
-                tracing::info!(%error, node = seen.record.life.node, "a dead node stays on record");
-            }
-        }
-    }
-}
-
-impl Member {
-    /// Removes news that are older than they are kept.
-    async fn forget_old_news(&mut self, now: Duration) {
-        self.past_news.push_back((now, self.cursor));
-        let mut old = None;
-        while let Some((at, stamp)) = self.past_news.front().copied() {
-            if now.saturating_sub(at) < KEPT_FOR {
-                break;
-            }
-            old = Some(stamp);
-            self.past_news.pop_front();
-        }
-        let Some(old) = old.filter(|old| *old != Stamp::default()) else { return };
-        let removed = async {
-            let mut txn = self.node.store().begin().await?;
-            txn.delete_range(KeyRange::new(Bytes::from_static(news::NEWS), old.key()));
-            txn.commit().await?;
-            Ok::<_, BeatError>(())
-        };
-        if let Err(error) = removed.await {
-            tracing::info!(%error, "old news stay for now");
-        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     node::Node,
     relay::Taker,
     shard::{ChildExit, LiveShard, ShardId},
-    wire::{Incoming, Remote},
+    wire::{Incoming, Remote, decode},
 };
 
 /// The actors of one kind: those of this node's shards are started here, and messages for the others are sent to
@@ -468,7 +468,7 @@ impl<E: Entity> Taker for Directory<E> {
     }
 
     fn take(&self, id: &[u8], mut incoming: Incoming) {
-        let id = rmp_serde::from_slice(id).map_err(|error| error.to_string());
+        let id = decode(id);
         let unpacked = id.and_then(|id| match E::Message::unpack(&mut incoming) {
             Ok(message) => Ok((id, message)),
             Err(error) => Err(error.to_string()),

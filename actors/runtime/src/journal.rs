@@ -7,7 +7,7 @@
 //! conflicts with every other, so one whose result is unknown is looked for, and tried again if it is not there.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -103,8 +103,8 @@ struct Inner {
     /// The version of the last commit, and when it was answered.
     known: Mutex<Option<(Version, Duration)>>,
     batches: AtomicU64,
-    /// Whether there are other nodes that read news.
-    tells_news: bool,
+    /// Whether there are other nodes, which read news and how far logs go.
+    is_shared: bool,
     open: Mutex<Open>,
     wake: Notify,
     closed: AtomicBool,
@@ -182,6 +182,9 @@ struct Place {
     digest: Digest,
 }
 
+const ENTRY: &[u8] = b"entry/";
+const LOG_END: &[u8] = b"log_end/";
+
 /// Digests kept for each log: 2 MiB.
 const RECENT: usize = 1 << 16;
 
@@ -214,7 +217,7 @@ impl Journal {
         epoch: u64,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        tells_news: bool,
+        is_shared: bool,
         withdraw: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let inner = Inner {
@@ -226,7 +229,7 @@ impl Journal {
             doubt_key: lease::doubt_key(shard),
             known: Mutex::default(),
             batches: AtomicU64::new(0),
-            tells_news,
+            is_shared,
             open: Mutex::default(),
             wake: Notify::new(),
             closed: AtomicBool::new(false),
@@ -269,7 +272,7 @@ impl Journal {
     /// [`Closed`] after a failure, or when too much is waiting; the record's reply is failed then.
     pub fn append(&self, record: Record) -> Result<Option<u64>, Closed> {
         let Record { entry, writes, removes, mut news, done } = record;
-        if !self.inner.tells_news {
+        if !self.inner.is_shared {
             news.clear();
         }
         if self.inner.closed.load(Ordering::Acquire) {
@@ -409,6 +412,9 @@ impl Journal {
             writes.extend(record.news.into_iter().map(Write::News));
             replies.push(record.done);
         }
+        if self.inner.is_shared {
+            writes.extend(self.ends(&places));
+        }
         let committed = if writes.is_empty() { Ok(()) } else { self.commit_writes(&writes).await };
         match committed {
             Ok(()) => {
@@ -428,6 +434,18 @@ impl Journal {
                 Err(fault)
             }
         }
+    }
+
+    /// How far the logs go with these entries, for those on other nodes who follow them.
+    fn ends(&self, places: &[Place]) -> Vec<Write> {
+        let ends: BTreeMap<usize, u64> =
+            places.iter().map(|place| (place.log.0, place.position + 1)).collect();
+        let open = self.inner.open.lock();
+        let end = |(log, end): (usize, u64)| {
+            let key = [LOG_END, &open.logs[log].prefix[ENTRY.len()..]].concat();
+            Write::Quietly(key.into(), Bytes::copy_from_slice(&end.to_be_bytes()))
+        };
+        ends.into_iter().map(end).collect()
     }
 
     fn keep_digests(&self, places: Vec<Place>) {
@@ -524,9 +542,26 @@ fn fitting(records: &[Placed]) -> usize {
     fits.count().max(1)
 }
 
+/// Where it is said how far the logs of `workspace` go, on which shard ever they are. Only what was committed by a
+/// node of a cluster is told there.
+pub fn log_ends(workspace: WorkspaceId) -> KeyRange {
+    KeyRange::prefix(&[LOG_END, workspace.as_uuid().as_bytes()].concat())
+}
+
+/// The shard of a key of [`log_ends`], and the position after the last entry.
+pub fn log_end(key: &[u8], value: &[u8]) -> Option<(ShardId, u64)> {
+    let shard = key.strip_prefix(LOG_END)?.get(16..)?.try_into().ok()?;
+    Some((ShardId(u16::from_be_bytes(shard)), u64::from_be_bytes(value.try_into().ok()?)))
+}
+
 /// Where the entries of `workspace` in `shard` are stored: this, then the position, big-endian.
 pub fn log_prefix(workspace: WorkspaceId, shard: ShardId) -> Vec<u8> {
-    [b"entry/".as_slice(), workspace.as_uuid().as_bytes(), &shard.0.to_be_bytes()].concat()
+    [logs_prefix(workspace).as_slice(), &shard.0.to_be_bytes()].concat()
+}
+
+/// Where the entries of `workspace` in all shards are stored.
+pub fn logs_prefix(workspace: WorkspaceId) -> Vec<u8> {
+    [ENTRY, workspace.as_uuid().as_bytes()].concat()
 }
 
 /// The position at the end of an entry's key.

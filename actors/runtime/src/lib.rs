@@ -38,7 +38,7 @@ pub use journal::{Journal, JournalStats, LogTail, Record};
 pub use lease::LeaseError;
 pub use membership::{ClusterOptions, NodeRecord, PROTOCOLS, Protocols};
 pub use news::{Heard, Stamp};
-pub use node::{Node, NodeError, NodeOptions, OffloadError};
+pub use node::{HeldShard, Node, NodeError, NodeOptions, OffloadError, layout};
 pub use placement::Peer;
 pub use relay::{Frame, Frames, Relay, RelayStats, Request, Transport};
 pub use shard::{LiveShard, ShardId};

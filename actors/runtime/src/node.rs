@@ -1,5 +1,7 @@
 //! A node: takes shards, keeps them for as long as they are its own, and starts each anew after a failure.
 
+mod keeper;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -16,6 +18,7 @@ use parking_lot::Mutex;
 use ractor::Actor;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::keeper::Keeper;
 use crate::{
     clock::{Clock, Entropy},
     cluster::{ClusterView, Member, NodeStatus},
@@ -160,7 +163,19 @@ struct Inner {
     reader: Mutex<Option<mpsc::UnboundedSender<Heard>>>,
     knows: Mutex<Stamp>,
     leaving: AtomicBool,
+    expelled: Signal,
     stopping: Arc<Signal>,
+}
+
+/// A shard that a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldShard {
+    /// Which.
+    pub shard: ShardId,
+    /// Counts the tenures that the shard had, on any node.
+    pub epoch: u64,
+    /// What its journal did in this tenure.
+    pub journal: JournalStats,
 }
 
 const LAYOUT_KEY: &[u8] = b"layout/shards";
@@ -171,15 +186,21 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 // === impl NodeOptions ===
 
 impl NodeOptions {
+    /// The shards of a new embedded store.
+    pub const EMBEDDED_SHARDS: u16 = 4;
+
+    /// The shards of a new cluster's store.
+    pub const CLUSTER_SHARDS: u16 = 256;
+
     /// One machine with an embedded store: a few shards, because every one of them appends at a place
     /// of its own, which the store writes as a page of its own.
     pub fn embedded() -> Self {
-        Self { name: "embedded".to_owned(), shards: 4, cluster: None }
+        Self { name: "embedded".to_owned(), shards: Self::EMBEDDED_SHARDS, cluster: None }
     }
 
     /// A node of a cluster.
     pub fn clustered(name: String, cluster: ClusterOptions) -> Self {
-        Self { name, shards: 256, cluster: Some(cluster) }
+        Self { name, shards: Self::CLUSTER_SHARDS, cluster: Some(cluster) }
     }
 }
 
@@ -254,6 +275,7 @@ impl Node {
             reader: Mutex::default(),
             knows: Mutex::default(),
             leaving: AtomicBool::new(false),
+            expelled: Signal::default(),
             stopping: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -310,6 +332,16 @@ impl Node {
         self.inner.options.cluster.is_some()
     }
 
+    /// The name of the cluster that the node is one of.
+    pub fn cluster(&self) -> Option<&str> {
+        self.inner.options.cluster.as_ref().map(|options| options.cluster.as_str())
+    }
+
+    /// Completes when another process has joined under this node's name: this one serves nothing from then on.
+    pub async fn expelled(&self) {
+        self.inner.expelled.wait().await;
+    }
+
     /// The cluster as this node last read it. Empty for a node by itself.
     pub fn view(&self) -> Arc<ClusterView> {
         self.inner.view.load_full()
@@ -336,14 +368,21 @@ impl Node {
         self.inner.stopping.is_raised()
     }
 
+    /// The shards that this node holds, in order.
+    pub fn held_shards(&self) -> Vec<HeldShard> {
+        let held = self.inner.table.all_live().map(|live| HeldShard {
+            shard: live.id,
+            epoch: live.epoch,
+            journal: live.journal.stats(),
+        });
+        held.collect()
+    }
+
     /// The journals' counts, summed over the shards this node holds.
     pub fn journal_stats(&self) -> JournalStats {
-        self.inner.table.all_live().fold(JournalStats::default(), |sum, shard| {
-            let stats = shard.journal.stats();
-            JournalStats {
-                commits: sum.commits + stats.commits,
-                records: sum.records + stats.records,
-            }
+        self.held_shards().iter().fold(JournalStats::default(), |sum, held| JournalStats {
+            commits: sum.commits + held.journal.commits,
+            records: sum.records + held.journal.records,
         })
     }
 
@@ -516,6 +555,7 @@ impl Node {
     pub(crate) fn leave_cluster(&self) {
         self.inner.table.serve_until(Duration::ZERO);
         self.keep_only(&BTreeSet::new());
+        self.inner.expelled.raise();
     }
 
     /// Ends the tenures of all other shards: they are not this node's any more.
@@ -596,90 +636,11 @@ impl Node {
     }
 }
 
-/// Keeps one shard on this node: tenure after tenure until the node stops or the shard is another's.
-struct Keeper {
-    node: Node,
-    shard: ShardId,
-}
-
-// === impl Keeper ===
-
-impl Keeper {
-    async fn keep(self, life: Option<NodeLife>, first: Option<Tenure>) {
-        let stopping = self.node.stopping();
-        let mut tenure = first;
-        let mut failures = 0_u32;
-        while !stopping.is_raised() {
-            let current = match tenure.take() {
-                Some(current) => current,
-                None => match self.node.begin_tenure(self.shard, life.as_ref()).await {
-                    Ok(current) => current,
-                    Err(NodeError::Lease(LeaseError::Held { .. })) => return,
-                    Err(error) => {
-                        failures = failures.saturating_add(1);
-                        tracing::error!(shard = self.shard.0, %error, "a shard could not be taken");
-                        let pause = Duration::from_millis(50 << failures.min(8));
-                        tokio::select! {
-                            biased;
-                            () = stopping.wait() => {}
-                            () = self.node.inner.clock.sleep(pause) => {}
-                        }
-                        continue;
-                    }
-                },
-            };
-            failures = 0;
-            // INVARIANT: a look at the owners that came in between is heeded: the answer of the store may have taken
-            // so long that the shard is another's by now, and this node's lease has been renewed since.
-            let is_mine = life.is_none() || self.node.inner.mine.lock().contains(&self.shard);
-            if !is_mine {
-                return current.end().await;
-            }
-            self.node.serve(&current);
-            let standing = current.last(&stopping).await;
-            self.node.inner.table.leave(self.shard, current.epoch());
-            match (standing, &life) {
-                (Standing::Lost, _) => return current.end().await,
-                (Standing::Leaves(heir), Some(life)) => {
-                    current.drain(&*self.node.inner.clock).await;
-                    current.end().await;
-                    if self.hand_over(life, &heir).await {
-                        return;
-                    }
-                }
-                _ => current.end().await,
-            }
-        }
-    }
-
-    /// Writes the heir down as the owner and tells it. False when the shard stays.
-    async fn hand_over(&self, life: &NodeLife, heir: &Heir) -> bool {
-        let store = &*self.node.inner.store;
-        match lease::hand_over(store, self.shard, life, &heir.life).await {
-            Ok(()) => {
-                self.node.inner.table.expect(self.shard, heir.peer.clone());
-                self.node.inner.relay.nudge(&heir.peer);
-                true
-            }
-            Err(LeaseError::Held { .. }) => true,
-            Err(error) => {
-                tracing::warn!(shard = self.shard.0, %error, "a shard was not handed over");
-                false
-            }
-        }
-    }
-}
-
-impl Drop for Keeper {
-    /// However the task ends, by a panic too.
-    fn drop(&mut self) {
-        let mut keepers = self.node.inner.keepers.lock();
-        keepers.remove(&self.shard);
-        self.node.inner.kept.send_replace(keepers.len());
-    }
-}
-
-async fn layout(store: &dyn Store, wanted: u16) -> Result<u16, NodeError> {
+/// How many shards a store is laid out in. A new one is laid out in `wanted`.
+///
+/// # Errors
+/// What the store says, or [`NodeError::DamagedLayout`].
+pub async fn layout(store: &dyn Store, wanted: u16) -> Result<u16, NodeError> {
     let mut txn = store.begin().await?;
     if let Some(stored) = txn.get(LAYOUT_KEY).await? {
         let bytes = stored.as_ref().try_into().map_err(|_| NodeError::DamagedLayout)?;

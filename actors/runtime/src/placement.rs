@@ -64,6 +64,8 @@ pub(crate) struct Elsewhere {
     pub(crate) owners: BTreeMap<ShardId, Peer>,
     /// The other nodes whose leases run.
     pub(crate) peers: BTreeMap<Arc<str>, Peer>,
+    /// To whom this node has handed over shards, and when: what was read before then does not know it.
+    pub(crate) expected: BTreeMap<ShardId, (Peer, Duration)>,
 }
 
 // === impl ShardTable ===
@@ -125,9 +127,18 @@ impl ShardTable {
         }
     }
 
-    /// What was read of the other nodes.
-    pub(crate) fn replace(&self, read: Elsewhere) {
-        self.elsewhere.store(Arc::new(read));
+    /// What was read of the other nodes, not before `since`.
+    pub(crate) fn replace(&self, read: Elsewhere, since: Duration) {
+        self.elsewhere.rcu(|known| {
+            let mut next = read.clone();
+            // INVARIANT: a place is not lost to a reading that is older. Who waits for a shard without one asks nobody,
+            // and would wait for the next beat.
+            for (shard, (peer, at)) in known.expected.iter().filter(|(_, (_, at))| *at >= since) {
+                next.owners.insert(*shard, peer.clone());
+                next.expected.insert(*shard, (peer.clone(), *at));
+            }
+            next
+        });
         self.tell();
     }
 
@@ -158,9 +169,11 @@ impl ShardTable {
 
     /// The shard has just been handed over to `peer`.
     pub(crate) fn expect(&self, shard: ShardId, peer: Peer) {
+        let now = self.clock.elapsed();
         self.elsewhere.rcu(|elsewhere| {
             let mut corrected = Elsewhere::clone(elsewhere);
             corrected.owners.insert(shard, peer.clone());
+            corrected.expected.insert(shard, (peer.clone(), now));
             corrected
         });
         self.tell();
@@ -177,6 +190,7 @@ impl ShardTable {
             let mut corrected = Elsewhere::clone(elsewhere);
             if corrected.owners.get(&shard) == Some(peer) {
                 corrected.owners.remove(&shard);
+                corrected.expected.remove(&shard);
             }
             corrected
         });

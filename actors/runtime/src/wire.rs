@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use rmp_serde::decode::Error;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::fault::{Fault, Reply};
@@ -92,9 +93,9 @@ impl Outgoing {
         let verb = self.verb;
         self.replies.push(Reply::new(move |answer: Result<Bytes, Fault>| {
             reply.send(answer.and_then(|bytes| {
-                rmp_serde::from_slice(&bytes).map_err(|error| {
+                decode(&bytes).map_err(|problem| {
                     // It did happen, but what came of it cannot be told.
-                    Fault::Unreadable(format!("the answer to `{verb}`: {error}"))
+                    Fault::Unreadable(format!("the answer to `{verb}`: {problem}"))
                 })
             }));
         }));
@@ -124,10 +125,8 @@ impl Incoming {
     /// # Errors
     /// It is not of this form.
     pub fn body<B: DeserializeOwned>(&self) -> Result<B, WireError> {
-        rmp_serde::from_slice(&self.body).map_err(|error| WireError::Malformed {
-            verb: self.verb.to_string(),
-            problem: error.to_string(),
-        })
+        decode(&self.body)
+            .map_err(|problem| WireError::Malformed { verb: self.verb.to_string(), problem })
     }
 
     /// The next way back.
@@ -156,6 +155,23 @@ impl Incoming {
     pub(crate) fn fail(self, fault: &Fault) {
         self.replies.for_each(|reply| reply.send(Err(fault.clone())));
     }
+}
+
+/// Reads what another node wrote. What is wrong with it is told without its contents, which may be a secret: the error
+/// goes to a log.
+pub(crate) fn decode<B: DeserializeOwned>(bytes: &[u8]) -> Result<B, String> {
+    rmp_serde::from_slice(bytes).map_err(|error| match error {
+        // These name what is in the sender's or the reader's program; other texts quote values.
+        Error::Syntax(text)
+            if ["missing field", "duplicate field", "unknown field"]
+                .iter()
+                .any(|known| text.starts_with(known)) =>
+        {
+            text
+        }
+        Error::Syntax(_) | Error::Uncategorized(_) => "a value is not what it should be".to_owned(),
+        error => error.to_string(),
+    })
 }
 
 fn encode<B: Serialize>(verb: &str, body: &B) -> Result<Bytes, WireError> {
@@ -219,6 +235,23 @@ mod tests {
         assert_eq!(length_answer.try_recv().unwrap(), Ok(5));
         let fault = Fault::NotDurable("the disk is full".to_owned());
         assert_eq!(done_answer.try_recv().unwrap(), Err(fault));
+    }
+
+    #[test]
+    fn what_does_not_read_is_not_repeated() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Reading {
+            #[expect(dead_code, reason = "only read")]
+            count: u64,
+        }
+        let packed = |value: serde_json::Value| rmp_serde::to_vec_named(&value).unwrap();
+        let problem = |value| decode::<Reading>(&packed(value)).unwrap_err();
+        let of_another_type = problem(serde_json::json!({"count": "hunter2"}));
+        assert!(!of_another_type.contains("hunter2"), "{of_another_type}");
+        assert_eq!(problem(serde_json::json!({})), "missing field `count`");
+        let more = problem(serde_json::json!({"count": 1, "more": "hunter2"}));
+        assert!(more.contains("`more`") && !more.contains("hunter2"), "{more}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aa_protocol::Timestamp;
 use aa_runtime::{
     Clock, ClusterOptions, Directory, DirectoryOptions, Entity, Fault, Flow, Heard, Incoming,
     LiveShard, LoadError, Node, NodeError, Outgoing, PROTOCOLS, Protocols, Record, Remote, Reply,
-    SeededEntropy, WireError, cluster,
+    SeededEntropy, ShardId, WireError, cluster,
     sim::{Link, SimClock, SimNet, SimStore},
 };
 use aa_store::{KeyRange, MemoryStore, Order, Store};
@@ -346,6 +346,40 @@ async fn a_planned_move_loses_no_message() {
         }
     }
     assert!(expected > 4, "the test exercised what it is about");
+}
+
+/// With a long lease, so that nobody is rescued by the next beat.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_beat_when_many_shards_move_at_once() {
+    let mut world = World::new();
+    for name in ["a", "b"] {
+        let options = ClusterOptions { lease: Duration::from_secs(30), ..options(name) };
+        world.start(name, options).await.unwrap();
+    }
+    world.settle().await;
+    // Slow enough for readings of the owners to overlap with their changes.
+    world.nodes.values().for_each(|member| member.store.set_round_trip(Duration::from_millis(50)));
+    let clock = world.clock.clone();
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "b"), ("b", "a"), ("a", "b"), ("b", "a")] {
+        let moved: Vec<String> = ids().filter(|id| world.owner_of(id) == Some(from)).collect();
+        let shard = |id: &String| ShardId::of(Counter::KIND, id.as_bytes(), 256);
+        let ordering = async {
+            for id in &moved {
+                cluster::order_moves(&*world.store, &[(shard(id), to)]).await.unwrap();
+                world.nodes[from].node.announce();
+                tokio::time::sleep(Duration::from_millis(37)).await;
+            }
+        };
+        let asking = moved.iter().map(async |id| {
+            while world.owner_of(id) != Some(to) {
+                let asked = clock.elapsed();
+                world.ask(from, id, Ask::Add).await.unwrap();
+                let waited = clock.elapsed().saturating_sub(asked);
+                assert!(waited < Duration::from_secs(2), "{id} was answered after {waited:?}");
+            }
+        });
+        futures::join!(ordering, futures::future::join_all(asking));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,12 +108,14 @@ fn mark() -> Bytes {
 }
 
 /// Copies everything from `source` to `target`, which must be empty, and reads both again to compare. Nothing
-/// else may use either. Tells `progress` after each page.
+/// else may use either. `source_version` is a version of the source, read after its last writer has stopped
+/// ([`version()`]); a cluster's goes on by itself. Tells `progress` after each page.
 ///
 /// # Errors
 /// See [`CopyError`]. What was written until then stays, with the mark of an incomplete copy.
 pub async fn copy(
     source: &dyn Store,
+    source_version: Version,
     target: &dyn Store,
     mut progress: impl FnMut(Progress),
 ) -> Result<Report, CopyError> {
@@ -121,7 +123,6 @@ pub async fn copy(
         return Err(CopyError::IncompleteSource);
     }
     check_empty(target).await?;
-    let source_version = version(source).await.map_err(CopyError::Source)?;
     let at = version(target).await.map_err(CopyError::Target)?;
     if at < source_version {
         return Err(CopyError::Behind { source_version, target: at });

@@ -65,18 +65,6 @@ impl OpenedStore {
         Err(OpenError::NotBuilt)
     }
 
-    /// Whether the store can serve again without a restart of the process. That of a cluster always can.
-    ///
-    /// # Errors
-    /// See [`RedbStore::health`].
-    pub fn health(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Redb(store) => store.health(),
-            #[cfg(feature = "foundationdb")]
-            Self::Fdb(_) => Ok(()),
-        }
-    }
-
     /// The store behind its contract.
     pub fn shared(&self) -> Arc<dyn Store> {
         Arc::new(self.clone())
@@ -107,6 +95,10 @@ impl Store for OpenedStore {
 
     fn counters(&self) -> StoreCounters {
         self.store().counters()
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        self.store().health()
     }
 
     fn kind(&self) -> &'static str {

@@ -297,14 +297,6 @@ impl RedbStore {
         self.engine.shared.meters.read()
     }
 
-    /// Whether the store can still commit.
-    ///
-    /// # Errors
-    /// [`StoreError::Stopped`] after a failure to write; the process must restart.
-    pub fn health(&self) -> Result<(), StoreError> {
-        self.engine.readable()
-    }
-
     /// The store's file.
     pub fn path(&self) -> &Path {
         &self.engine.shared.path
@@ -342,6 +334,10 @@ impl Store for RedbStore {
     fn counters(&self) -> StoreCounters {
         let RedbStats { transactions, conflicts, bytes, .. } = self.stats();
         StoreCounters { committed: transactions, conflicts, bytes, ..StoreCounters::default() }
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        self.engine.readable()
     }
 
     fn kind(&self) -> &'static str {

@@ -41,6 +41,14 @@ pub trait Store: Send + Sync + 'static {
         StoreCounters::default()
     }
 
+    /// Whether the store can serve again without a restart of the process. That of a cluster always can.
+    ///
+    /// # Errors
+    /// [`StoreError`] says after what failure to write an embedded store has stopped.
+    fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The kind of store, for telling people: `memory`, `redb`, `foundationdb`.
     fn kind(&self) -> &'static str;
 }

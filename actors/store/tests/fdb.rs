@@ -87,6 +87,8 @@ mod on_a_server {
             other_tls_files_are_refused,
             a_cluster_that_does_not_answer_is_unavailable_until_it_does,
         ];
+        let rate = trial(&runtime, &server, "how_fast_bare_commits_are", how_fast_bare_commits_are);
+        trials.push(rate.with_ignored_flag(true));
         let conclusion = libtest_mimic::run(&arguments, trials);
         drop(runtime);
         conclusion.exit_code()
@@ -158,12 +160,51 @@ mod on_a_server {
             transaction.commit().await.unwrap();
         }
         let cluster = open(&server, "moving").await;
-        let there = copy(&source, &cluster, |_| {}).await.unwrap();
+        let as_of = version(&source).await.unwrap();
+        let there = copy(&source, as_of, &cluster, |_| {}).await.unwrap();
         assert_eq!(there.volume.pairs, 1_010);
         stamp_last(&cluster).await;
-        let target = open_redb("target", version(&cluster).await.unwrap());
-        copy(&cluster, &target, |_| {}).await.unwrap();
+        let as_of = version(&cluster).await.unwrap();
+        let target = open_redb("target", as_of);
+        copy(&cluster, as_of, &target, |_| {}).await.unwrap();
         stamp_last(&target).await;
+    }
+
+    /// A measurement: what the cluster itself takes for what is about a decision's bytes, to hold decisions against.
+    async fn how_fast_bare_commits_are(server: Servers) {
+        for writers in [1, 16, 64, 256] {
+            let store = open(&server, "rate").await;
+            let began = Instant::now();
+            let tasks = (0..writers).map(|writer: u32| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let mut took = Vec::new();
+                    while began.elapsed() < Duration::from_secs(3) {
+                        let at = Instant::now();
+                        let number = took.len() as u64;
+                        let key = [writer.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
+                        let mut transaction = store.begin_after(Version::default()).await.unwrap();
+                        // Nothing is read, so nothing can conflict: one round trip.
+                        transaction.put_without_conflict(key.into(), vec![b'v'; 770].into());
+                        transaction.commit().await.unwrap();
+                        took.push(at.elapsed().as_micros());
+                    }
+                    took
+                })
+            });
+            let mut took: Vec<u128> = Vec::new();
+            for task in tasks.collect::<Vec<_>>() {
+                took.extend(task.await.unwrap());
+            }
+            let rate = took.len() as f64 / began.elapsed().as_secs_f64();
+            took.sort_unstable();
+            let at = |part: usize| took[took.len() * part / 100];
+            eprintln!(
+                "{writers} writers: {rate:.0} commits/s, p50 {} µs, p99 {} µs",
+                at(50),
+                at(99)
+            );
+        }
     }
 
     /// Stamps a key, which comes after all that were copied.
@@ -233,6 +274,14 @@ mod on_a_server {
 
     async fn a_version_that_is_too_old_conflicts(server: Servers) {
         let store = open(&server, "old").await;
+        // A new cluster counts from zero, a million in a second, and keeps five.
+        let aged = async {
+            while version(&store).await.unwrap() < Version::from_u64(8_000_000) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(2 * PATIENCE, aged).await.expect("the cluster's versions go on");
+        set(&store, "other", "0").await;
         let mut transaction = store.begin_after(Version::from_u64(1)).await.unwrap();
         transaction.add_read_conflict(KeyRange::single(b"key"));
         transaction.put(bytes("result"), bytes("1"));

@@ -108,7 +108,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address: std::net::SocketAddr = arguments.next().ok_or(usage)?.parse()?;
     std::fs::create_dir_all(data.join("secrets"))?;
     let authority = Authority::open(&data)?;
-    let certificate = Arc::new(ServerCertificate::new(authority.issue(&[address.ip()])?));
+    let certificate = Arc::new(ServerCertificate::new(authority.issue(&[address.ip()], None)?));
     let listener = TcpListener::bind(address).await?;
     let url = format!("https://{}", listener.local_addr()?);
     let tls = TlsListener::new(listener, certificate, &["h2"], 1_024)?;

@@ -18,6 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         api: next()?.parse()?,
         workspace_name: "victim".to_owned(),
         allowed_destinations: Vec::new(),
+        cluster: None,
     };
     let control_plane = ControlPlane::start(options).await?;
     let mut output = std::io::stdout().lock();

@@ -1,8 +1,8 @@
 //! `aasm`, the operator's command line of Agent Assembly.
 //!
 //! Three kinds of commands: those that work on files alone (`policy check`, `eval`, `test`, `schema`,
-//! `audit verify`), those that ask the operator API ([`api`], found by [`connection`]), `store`, which opens
-//! stores that no control plane has open, and `up`, which is the control plane itself.
+//! `audit verify`, `workspace verify`), those that ask the operator API ([`api`], found by [`connection`]), `store` and
+//! `workspace restore`, which open stores that no control plane has open, and `up`, which is the control plane itself.
 //!
 //! A command takes its arguments and a [`terminal::Terminal`] and returns an [`outcome::Exit`]; what people
 //! read and what programs read are written from the same values.
@@ -14,6 +14,7 @@ mod approval;
 mod approver;
 mod audit;
 mod budget;
+mod cluster;
 mod connection;
 mod document;
 mod finding;
@@ -29,6 +30,8 @@ mod store;
 mod table;
 mod terminal;
 mod up;
+mod whole_file;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -84,6 +87,12 @@ enum Command {
     /// Manage API keys
     #[command(subcommand)]
     Key(key::Command),
+    /// See nodes and shards, drain nodes, move shards
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Back a workspace up, verify a backup, restore one
+    #[command(subcommand)]
+    Workspace(workspace::Command),
     /// Move a deployment from one store to another
     #[command(subcommand)]
     Store(store::Command),
@@ -137,6 +146,8 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Secret(command) => secret::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),
         Command::Key(command) => key::run(command, terminal),
+        Command::Cluster(command) => cluster::run(command, terminal),
+        Command::Workspace(command) => workspace::run(command, terminal),
         Command::Store(command) => store::run(command, terminal),
         Command::Health(arguments) => health::run(arguments, terminal),
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aa_store::{
-    OpenedStore, RedbOptions, STORE_FILE, StoreUrl,
+    OpenedStore, RedbOptions, STORE_FILE, StoreUrl, Version,
     copy::{CopyError, Progress, Report, copy, version},
 };
 use clap::{Args, Subcommand};
@@ -93,9 +93,10 @@ async fn run_copy(arguments: &CopyArguments, terminal: &mut Terminal) -> Result<
         )));
     }
     let source = OpenedStore::open(from).await.map_err(|error| failed("--from", &error))?;
-    let target = open_target(to, &source).await?;
+    let as_of = version(&source).await.map_err(|error| failed("--from", &error))?;
+    let target = open_target(to, as_of).await?;
     let mut told = Instant::now();
-    let report = copy(&source, &target, |progress| {
+    let report = copy(&source, as_of, &target, |progress| {
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
             terminal.note(describe(progress));
@@ -118,11 +119,10 @@ async fn run_copy(arguments: &CopyArguments, terminal: &mut Terminal) -> Result<
 }
 
 /// Opens the target. A new embedded one goes on counting commits where the source is.
-async fn open_target(to: &StoreUrl, source: &OpenedStore) -> Result<OpenedStore, Failure> {
+async fn open_target(to: &StoreUrl, first_version: Version) -> Result<OpenedStore, Failure> {
     let opened = match to {
         StoreUrl::Redb(directory) => {
             make_private(directory)?;
-            let first_version = version(source).await.map_err(|error| failed("--from", &error))?;
             let options = RedbOptions { first_version, ..RedbOptions::default() };
             OpenedStore::open_redb(directory, options).await
         }
@@ -131,13 +131,13 @@ async fn open_target(to: &StoreUrl, source: &OpenedStore) -> Result<OpenedStore,
     opened.map_err(|error| failed("--to", &error))
 }
 
-fn make_private(directory: &Path) -> Result<(), Failure> {
+pub(crate) fn make_private(directory: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
         Failure::bad_input(format_args!("--to: cannot make {}: {error}", directory.display()))
     })
 }
 
-fn failed(argument: &str, error: &dyn std::error::Error) -> Failure {
+pub(crate) fn failed(argument: &str, error: &dyn std::error::Error) -> Failure {
     Failure::refused(format_args!("{argument}: {error}"))
 }
 

@@ -3,9 +3,10 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use aa_control_plane::{ControlPlane, Options, Summary};
+use aa_control_plane::{ControlPlane, JoinOptions, Membership, Options, Summary};
 use aa_notify::AllowedDestination;
 use aa_store::StoreUrl;
 use aa_vault::{Swap, harden_process};
@@ -31,6 +32,10 @@ The first start makes a certificate authority, a workspace, an agent key, an own
 
 Secrets are kept under a master key, the file secrets/master-key.json unless vault.toml in the data directory \
 names another provider: env, pkcs11, transit or aws-kms. Core dumps and debuggers of other processes are shut out.
+
+As a node of a cluster it shares its store, a FoundationDB cluster, with the other nodes, and takes its part of the \
+work: every agent, budget and policy set lives on one node at a time, and any node serves any client. Nodes need \
+the same master key; what else they share is in the store, sealed under it. `aasm cluster --help` looks after them.
 
 SIGINT (Ctrl-C) and SIGTERM end it in order: what was answered is durable, sessions are told. A second \
 signal ends it at once.
@@ -60,6 +65,8 @@ pub(crate) struct Arguments {
     /// 10.1.0.0/16; may be given several times
     #[arg(long = "allow-destination", value_name = "HOST")]
     allowed_destinations: Vec<AllowedDestination>,
+    #[command(flatten)]
+    cluster: ClusterArguments,
     /// Keep all memory out of swap, not only keys; takes CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK
     #[arg(long)]
     lock_memory: bool,
@@ -77,6 +84,51 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
+/// How it takes part in a cluster.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "As a node of a cluster, on a shared store")]
+struct ClusterArguments {
+    /// The cluster's name; the first node gives it to the store
+    #[arg(long, value_name = "NAME", requires = "relay")]
+    cluster: Option<String>,
+    /// The node's name, unique in the cluster [default: the machine's host name]
+    #[arg(
+        long,
+        env = "AASM_NODE",
+        hide_env_values = true,
+        value_name = "NAME",
+        requires = "cluster"
+    )]
+    node: Option<String>,
+    /// Where the node takes calls of other nodes, under mutual TLS
+    #[arg(long, value_name = "ADDRESS", requires = "cluster")]
+    relay: Option<SocketAddr>,
+    /// The host, or host:port of the relay, at which others reach this node [default: the relay's address]
+    #[arg(long, value_name = "HOST", requires = "cluster")]
+    advertise: Option<String>,
+    /// Where the node stands, for people
+    #[arg(long, value_name = "ZONE", default_value = "default", requires = "cluster")]
+    zone: String,
+    /// How long a silent node keeps its shards before others take them: 500ms to 60s
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "2s",
+        value_parser = parse_duration,
+        requires = "cluster"
+    )]
+    lease: Duration,
+    /// How far the clocks of nodes may be apart: 100ms to 10m
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = parse_duration,
+        requires = "cluster"
+    )]
+    max_clock_skew: Duration,
+}
+
 #[derive(Serialize)]
 struct Started<'s> {
     first_run: bool,
@@ -88,6 +140,12 @@ struct Started<'s> {
     ca_file: &'s Path,
     client_env: &'s Path,
     operator_env: &'s Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<&'s str>,
     pid: u32,
 }
 
@@ -114,6 +172,7 @@ pub(crate) fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit,
         api: arguments.api,
         workspace_name: arguments.workspace,
         allowed_destinations: arguments.allowed_destinations,
+        cluster: arguments.cluster.options()?,
     };
     let swap = if arguments.lock_memory { Swap::Nothing } else { Swap::KeysOnly };
     match harden_process(swap) {
@@ -181,9 +240,21 @@ fn greet(summary: &Summary, terminal: &mut Terminal) -> Result<(), Failure> {
     let data = summary.data.display();
     terminal.line(format_args!("  gateway    {}   agents connect here", summary.gateway_url))?;
     terminal.line(format_args!("  API        {}   operators connect here", summary.api_url))?;
+    if let Some(Membership { cluster, node, relay }) = &summary.membership {
+        terminal.line(format_args!("  cluster    {cluster}, as node {node}"))?;
+        terminal.line(format_args!("  relay      {relay}   other nodes call here"))?;
+    }
     terminal.line(format_args!("  data       {data}"))?;
     terminal.line("")?;
     let client_env = quoted(&summary.client_env);
+    if summary.first_run && summary.membership.is_some() {
+        terminal.line(
+            "First node: made the cluster's certificate authority and secrets, sealed in the store under the master\n\
+             key, and the workspace. Give every other node the same master key: copy secrets/master-key.json into\n\
+             its data directory, or name a key service in its vault.toml.",
+        )?;
+        terminal.line("")?;
+    }
     if summary.first_run {
         terminal.line(
             "First start: made a certificate authority, the workspace, an agent key, an owner key and the\n\
@@ -221,6 +292,33 @@ fn quoted(path: &Path) -> String {
     if is_plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok();
+    let duration = parsed.and_then(|duration| Duration::try_from(duration).ok());
+    duration.ok_or_else(|| "use a number and a unit, such as 500ms, 2s or 1m".to_owned())
+}
+
+// === impl ClusterArguments ===
+
+impl ClusterArguments {
+    fn options(self) -> Result<Option<JoinOptions>, Failure> {
+        let Self { cluster, node, relay, advertise, zone, lease, max_clock_skew } = self;
+        let (Some(cluster), Some(relay)) = (cluster, relay) else { return Ok(None) };
+        let node = match node {
+            Some(node) => node,
+            None => host_name()?,
+        };
+        let options = JoinOptions { cluster, node, zone, relay, advertise, lease, max_clock_skew };
+        options.check().map_err(Failure::bad_input)?;
+        Ok(Some(options))
+    }
+}
+
+fn host_name() -> Result<String, Failure> {
+    let named = rustix::system::uname().nodename().to_str().map(str::to_owned);
+    named.map_err(|_| Failure::bad_input("the host name is not UTF-8; name the node with --node"))
+}
+
 // === impl Started ===
 
 impl<'s> From<&'s Summary> for Started<'s> {
@@ -235,6 +333,9 @@ impl<'s> From<&'s Summary> for Started<'s> {
             ca_file: &summary.ca_file,
             client_env: &summary.client_env,
             operator_env: &summary.operator_env,
+            cluster: summary.membership.as_ref().map(|membership| membership.cluster.as_str()),
+            node: summary.membership.as_ref().map(|membership| membership.node.as_str()),
+            relay: summary.membership.as_ref().map(|membership| membership.relay.as_str()),
             pid: std::process::id(),
         }
     }
@@ -243,6 +344,15 @@ impl<'s> From<&'s Summary> for Started<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_given_with_their_units() {
+        assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(parse_duration("2s").unwrap(), Duration::from_secs(2));
+        for bad in ["", "2", "-2s", "soon"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_path_is_quoted_where_a_shell_needs_it() {

@@ -146,6 +146,19 @@ impl Gateway {
         Ok(())
     }
 
+    /// Refuses what would begin here while the node's lease has lapsed: it could only wait for the lease, and
+    /// the client has other nodes to go to.
+    fn check_lease(&self) -> Result<(), Status> {
+        let node = &self.inner.governance.services().node;
+        if node.serves() {
+            return Ok(());
+        }
+        Err(Status::unavailable(format!(
+            "node `{}` does not hold its lease at the moment; connect to another",
+            node.name()
+        )))
+    }
+
     /// How a request for approval stands, once it is decided or `wait` is over. Nobody's thread waits.
     async fn await_decision(
         &self,
@@ -228,6 +241,7 @@ impl v1::gateway_server::Gateway for Gateway {
         request: Request<v1::BeginRegistrationRequest>,
     ) -> Result<Response<v1::BeginRegistrationResponse>, Status> {
         self.check_draining()?;
+        self.check_lease()?;
         self.begin(request).await.map(Response::new)
     }
 
@@ -236,6 +250,7 @@ impl v1::gateway_server::Gateway for Gateway {
         request: Request<v1::RegisterAgentRequest>,
     ) -> Result<Response<v1::AgentToken>, Status> {
         self.check_draining()?;
+        self.check_lease()?;
         self.register(request).await.map(Response::new)
     }
 
@@ -301,6 +316,7 @@ impl v1::gateway_server::Gateway for Gateway {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<ServerFrames>, Status> {
         self.check_draining()?;
+        self.check_lease()?;
         let caller = self.caller(request.metadata()).await?;
         Ok(Response::new(session::open(self.clone(), caller, request.into_inner())))
     }

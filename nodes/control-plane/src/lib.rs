@@ -23,4 +23,4 @@ pub mod tls;
 pub mod token;
 pub mod vault_key;
 
-pub use server::{ControlPlane, Options, ServeError, StartError, Summary};
+pub use server::{ControlPlane, JoinOptions, Membership, Options, ServeError, StartError, Summary};

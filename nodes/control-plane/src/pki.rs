@@ -171,16 +171,26 @@ impl Authority {
         &self.certificate_file
     }
 
-    /// A new server certificate for this machine's names and the addresses it listens on.
+    /// A new server certificate for this machine's names, the addresses it listens on, and the host under which others
+    /// reach it.
     ///
     /// # Errors
     /// The key or certificate cannot be made.
-    pub fn issue(&self, addresses: &[IpAddr]) -> Result<CertifiedKey, PkiError> {
+    pub fn issue(
+        &self,
+        addresses: &[IpAddr],
+        host: Option<&str>,
+    ) -> Result<CertifiedKey, PkiError> {
         let failed = |error| PkiError::Certificate { path: self.certificate_file.clone(), error };
-        let mut params = CertificateParams::new(server_names()).map_err(failed)?;
+        let mut names = server_names();
+        let host_address: Option<IpAddr> = host.and_then(|host| host.parse().ok());
+        let host_name = host.filter(|_| host_address.is_none()).map(str::to_ascii_lowercase);
+        names.extend(host_name.filter(|name| !names.contains(name)));
+        let mut params = CertificateParams::new(names).map_err(failed)?;
         let loopback = ["127.0.0.1", "::1"].iter().filter_map(|address| address.parse().ok());
         let mut all: Vec<IpAddr> = loopback.collect();
-        all.extend(addresses.iter().filter(|address| !address.is_unspecified()));
+        let others = addresses.iter().copied().chain(host_address);
+        all.extend(others.filter(|address| !address.is_unspecified()));
         all.sort_unstable();
         all.dedup();
         params.subject_alt_names.extend(all.into_iter().map(SanType::IpAddress));

@@ -14,7 +14,9 @@ pub mod alerts;
 pub mod approvals;
 pub mod approvers;
 pub mod audit;
+mod backup;
 pub mod budgets;
+pub mod cluster;
 pub mod health;
 pub mod keys;
 pub mod metrics;
@@ -24,6 +26,7 @@ pub mod problem;
 pub mod secrets;
 mod slack;
 pub mod spending;
+mod streamed;
 pub mod usd;
 
 mod access;
@@ -36,6 +39,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use aa_governance::Governance;
 use aa_protocol::Timestamp;
+use aa_relay::GrpcTransport;
 use axum::{Router, middleware};
 use tokio::sync::Semaphore;
 use utoipa::openapi::{
@@ -58,10 +62,21 @@ pub struct ApiInfo {
     pub version: &'static str,
 }
 
+/// What the API is made of.
+pub struct Api {
+    /// What is operated.
+    pub governance: Governance,
+    /// Counts failed authentications.
+    pub throttle: Arc<FailureThrottle>,
+    /// What carries calls to other nodes, where there are any.
+    pub links: Option<Arc<GrpcTransport>>,
+}
+
 /// What every handler has.
 pub(crate) struct ApiState {
     pub(crate) governance: Governance,
     pub(crate) info: ApiInfo,
+    pub(crate) links: Option<Arc<GrpcTransport>>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) exports: Arc<Semaphore>,
     pub(crate) uploads: Arc<Semaphore>,
@@ -82,17 +97,19 @@ const MAX_EXPORTS: usize = 16;
 /// 1 MiB.
 const MAX_UPLOADS: usize = 8;
 
-/// The API as a service. Serve it over TLS only, with a [`PeerAddress`] on every request: `throttle` counts
-/// failed authentications by it.
-pub fn router(governance: Governance, info: ApiInfo, throttle: Arc<FailureThrottle>) -> Router {
-    service(Arc::new(ApiState::new(governance, info, throttle)))
+/// The API as a service. Serve it over TLS only, with a [`PeerAddress`] on every request: failed authentications are
+/// counted by it.
+pub fn router(api: Api, info: ApiInfo) -> Router {
+    service(Arc::new(ApiState::new(api, info)))
 }
 
 impl ApiState {
-    fn new(governance: Governance, info: ApiInfo, throttle: Arc<FailureThrottle>) -> Self {
+    fn new(api: Api, info: ApiInfo) -> Self {
+        let Api { governance, throttle, links } = api;
         Self {
             governance,
             info,
+            links,
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
@@ -163,6 +180,7 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(audit::export_entries))
         .routes(routes!(audit::get_checkpoint))
         .routes(routes!(audit::get_log_keys))
+        .routes(routes!(backup::back_up_workspace))
         .routes(routes!(alerts::get_alerts))
         .routes(routes!(alerts::set_destination, alerts::remove_destination))
         .routes(routes!(alerts::test_destination))
@@ -176,7 +194,13 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(secrets::rotate_data_key))
         .routes(routes!(secrets::rotate_master_key))
         .routes(routes!(keys::list_keys, keys::create_key))
-        .routes(routes!(keys::revoke_key));
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(cluster::get_cluster))
+        .routes(routes!(cluster::list_nodes))
+        .routes(routes!(cluster::list_shards))
+        .routes(routes!(cluster::drain_node))
+        .routes(routes!(cluster::undrain_node))
+        .routes(routes!(cluster::move_shard));
     OpenApiRouter::with_openapi(preamble(info)).nest(BASE_PATH, routes)
 }
 
@@ -186,7 +210,7 @@ fn preamble(info: ApiInfo) -> OpenApi {
         .version(info.version)
         .description(Some(
             "Policies, agents, budgets, prices, approvals, alerts, secrets, audit log and API keys of one workspace: \
-             the one the presented key belongs to. Errors are problem documents (RFC 9457).",
+             the one the presented key belongs to; and the cluster, for keys of the deployment's home workspace. Errors are problem documents (RFC 9457).",
         ))
         .license(Some(
             LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),

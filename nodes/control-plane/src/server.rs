@@ -1,7 +1,11 @@
-//! Starts everything on one machine: store, actors, gateway, API; and stops it in order.
+//! Starts everything of a control plane: store, actors, links to other nodes, gateway, API; and stops it in order.
 
 mod api;
 mod files;
+mod grpc;
+mod join;
+mod kept;
+mod renewal;
 
 use std::{
     future::Future,
@@ -14,26 +18,35 @@ use std::{
 
 use aa_governance::{Governance, GovernanceError, GovernanceOptions, Outside};
 use aa_notify::{AllowedDestination, Guard, Roots, SendLimits, Sender, SenderError, SystemLookup};
-use aa_protocol::{WorkspaceId, wire};
+use aa_relay::TlsError;
 use aa_runtime::{Clock, Entropy, Node, NodeError, NodeOptions, SystemClock, SystemEntropy};
 use aa_store::{
-    OpenError, OpenedStore, STORE_FILE, StoreError, StoreUrl,
+    OpenError, OpenedStore, STORE_FILE, Store, StoreError, StoreUrl,
     copy::{IncompleteCopy, check_complete},
 };
+use aa_vault::MasterKey;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tonic::transport::Server;
 
-pub use self::files::FilesError;
+pub use self::{
+    files::FilesError,
+    join::{JoinOptionError, JoinOptions, LEASES, SKEWS},
+};
+use self::{
+    join::{Joined, Joining},
+    kept::KeptSecrets,
+    renewal::Renewal,
+};
 use crate::{
     admission::Limits,
-    drain::drained,
-    gateway::{DecodingLayer, Gateway, MAX_MESSAGE},
-    pki::{Authority, PkiError, RENEW_EVERY_DAYS, ServerCertificate},
+    cluster_secrets::{ClusterSecretError, ClusterSecrets},
+    gateway::Gateway,
+    pki::{PkiError, ServerCertificate},
     receiving::ReceiveLayer,
-    secrets::{SecretError, Secrets, current_mac_key, make_private_directory},
+    rest,
+    secrets::{SECRETS, SecretError, make_private_directory},
     throttle::{FailureThrottle, ThrottleLayer},
     tls::{ConnectionLimits, TlsListener},
-    vault_key::{VaultConfig, VaultKeyError},
+    vault_key::{CONFIG, VaultConfig, VaultKeyError},
 };
 
 /// What to start, and where.
@@ -51,6 +64,8 @@ pub struct Options {
     pub workspace_name: String,
     /// What alerts may be sent to besides public addresses over TLS.
     pub allowed_destinations: Vec<AllowedDestination>,
+    /// The cluster to be a node of. Without, the control plane has the store for itself.
+    pub cluster: Option<JoinOptions>,
 }
 
 /// What was started.
@@ -74,13 +89,27 @@ pub struct Summary {
     pub client_env: PathBuf,
     /// What an operator's shell sources.
     pub operator_env: PathBuf,
+    /// The cluster it is a node of.
+    pub membership: Option<Membership>,
 }
 
-/// The control plane of one machine.
+/// Which node of which cluster a control plane is.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's.
+    pub node: String,
+    /// Where other nodes reach it.
+    pub relay: String,
+}
+
+/// A running control plane: of one machine, or a node of a cluster.
 pub struct ControlPlane {
     summary: Summary,
-    store: OpenedStore,
+    store: Arc<dyn Store>,
     node: Node,
+    joined: Option<Joined>,
     drain: watch::Sender<bool>,
     gateway: JoinHandle<Result<(), tonic::transport::Error>>,
     api: JoinHandle<io::Result<()>>,
@@ -93,7 +122,7 @@ pub enum StartError {
     /// A port is taken or not ours to take.
     #[error("the {what} cannot listen on {address}: {error}; choose another with --{what}")]
     Listen {
-        /// `gateway` or `api`.
+        /// `gateway`, `api` or `relay`.
         what: &'static str,
         /// Where.
         address: SocketAddr,
@@ -111,6 +140,29 @@ pub enum StartError {
     /// The store holds a copy that was not completed.
     #[error(transparent)]
     IncompleteCopy(#[from] IncompleteCopy),
+    /// Every process on a shared store has to be a node of its cluster.
+    #[error(
+        "{0} is a store that several processes can open, so they have to form a cluster; name it with --cluster NAME"
+    )]
+    Shared(Box<StoreUrl>),
+    /// A cluster needs a shared store.
+    #[error(
+        "a cluster's nodes share one store, and {0} admits one process only; use a FoundationDB cluster, --store \
+         fdb:///etc/foundationdb/fdb.cluster, or leave --cluster out"
+    )]
+    Embedded(Box<StoreUrl>),
+    /// How it should join the cluster makes no sense.
+    #[error(transparent)]
+    Join(#[from] JoinOptionError),
+    /// What the cluster's nodes share cannot be read or made.
+    #[error(transparent)]
+    ClusterSecret(#[from] ClusterSecretError),
+    /// The node's certificate cannot be used.
+    #[error(transparent)]
+    NodeTls(#[from] TlsError),
+    /// The store does not answer.
+    #[error(transparent)]
+    Unavailable(#[from] StoreError),
     /// The store's shards cannot be taken.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -152,10 +204,12 @@ pub enum ServeError {
     /// The API ended.
     #[error("the API ended: {0}")]
     Api(String),
+    /// Another process took the node's name.
+    #[error(
+        "another process joined the cluster as `{0}`, so this one serves no more; give every node a name of its own"
+    )]
+    Expelled(String),
 }
-
-/// How often what ages is looked at.
-const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// How often the store's health is looked at.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
@@ -185,53 +239,90 @@ impl ControlPlane {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub async fn start_within(options: Options, limits: Limits) -> Result<Self, StartError> {
+        let here = || StoreUrl::Redb(options.data.clone());
+        let url = options.store.clone().unwrap_or_else(here);
+        match (&url, &options.cluster) {
+            (StoreUrl::Fdb(_), None) => return Err(StartError::Shared(Box::new(url))),
+            (StoreUrl::Redb(_), Some(_)) => return Err(StartError::Embedded(Box::new(url))),
+            (StoreUrl::Redb(_), None) | (StoreUrl::Fdb(_), Some(_)) => {}
+        }
+        open_data_directory(&options.data)?;
+        // The store first: it tells whether another instance is at work on the same data.
+        let store = OpenedStore::open(&url).await?;
+        Self::start_on(store.shared(), options, limits).await
+    }
+
+    /// The same on a store that is open already, which `options.store` need not name.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub async fn start_on(
+        store: Arc<dyn Store>,
+        options: Options,
+        limits: Limits,
+    ) -> Result<Self, StartError> {
         // Another provider that a library installed first would do as well.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         raise_file_limit();
         open_data_directory(&options.data)?;
-        // The store first: it tells whether another instance is at work on the same data.
-        let store = open_store(&options).await?;
+        make_private_directory(&options.data.join(SECRETS))?;
+        check_complete(&*store).await.map_err(NodeError::from)??;
         let gateway_listener = listen("gateway", options.gateway).await?;
         let api_listener = listen("api", options.api).await?;
+        let joining = match options.cluster {
+            Some(join) => Some(Joining::listen(join).await?),
+            None => None,
+        };
         let bound = |listener: &TcpListener, fallback| listener.local_addr().unwrap_or(fallback);
         let gateway_address = bound(&gateway_listener, options.gateway);
         let api_address = bound(&api_listener, options.api);
+        let host = joining.as_ref().map(|joining| joining.host().to_owned());
 
-        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let secrets = Secrets::open(&options.data, &*clock, &*entropy)?;
-        let authority = Authority::open(&options.data)?;
-        let addresses = [gateway_address.ip(), api_address.ip()];
-        let certificate = Arc::new(ServerCertificate::new(authority.issue(&addresses)?));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let master = open_master_key(&*store, &options.data, &clock).await?;
+        // A cluster's secrets stay where they are when its store is opened by one process, copied back for example.
+        let kept = if joining.is_some() || ClusterSecrets::exist(&*store).await? {
+            let (store, master) = (Arc::clone(&store), Arc::clone(&master));
+            let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
+            let secrets = ClusterSecrets::new(store, master, clock, entropy);
+            KeptSecrets::Store { secrets, data: options.data.clone() }
+        } else {
+            let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
+            KeptSecrets::Files { data: options.data.clone(), clock, entropy }
+        };
+        let (authority, secrets) = kept.open().await?;
+        let addresses = vec![gateway_address.ip(), api_address.ip()];
+        let certificate = authority.issue(&addresses, host.as_deref())?;
+        let certificate = Arc::new(ServerCertificate::new(certificate));
 
-        let node = Node::start(
-            store.shared(),
-            clock as Arc<dyn Clock>,
-            Arc::clone(&entropy) as Arc<dyn Entropy>,
-            NodeOptions::embedded(),
-        )
-        .await?;
-        let clock = node.clock();
-        let has_secrets = Governance::has_secrets(&node).await?;
-        let master = VaultConfig::read(&options.data)?;
-        let master = master.open(&options.data, has_secrets, &clock).await?;
-        let guard = Guard::new(options.allowed_destinations);
-        let sender = alert_sender(guard)?;
-        let outside = Outside { master_key: master, sender: Arc::new(sender) };
+        let membership = joining.as_ref().map(Membership::of);
+        let (node, joined) = match joining {
+            Some(joining) => {
+                let joined = joining.join(Arc::clone(&store), clock, entropy, &authority).await?;
+                (joined.0, Some(joined.1))
+            }
+            None => {
+                let options = NodeOptions::embedded();
+                (Node::start(Arc::clone(&store), clock, entropy, options).await?, None)
+            }
+        };
+        let sender = Arc::new(alert_sender(Guard::new(options.allowed_destinations))?);
+        let outside = Outside { master_key: master, sender };
         let governance =
             Governance::start(node.clone(), secrets.audit, outside, GovernanceOptions::default());
-        let known = governance.workspaces().await?.first().copied();
-        let workspace = known.unwrap_or_else(|| WorkspaceId::from_uuid(entropy.uuid()));
-        let record = governance.set_up_workspace(workspace, &options.workspace_name).await?;
+        let (record, first_run) = governance.set_up_home(&options.workspace_name).await?;
         let summary = Summary {
-            first_run: known.is_none(),
-            workspace_id: workspace.to_string(),
+            first_run,
+            workspace_id: record.id.to_string(),
             workspace_name: record.name,
-            gateway_url: url(gateway_address),
-            api_url: url(api_address),
+            gateway_url: url(gateway_address, host.as_deref()),
+            api_url: url(api_address, host.as_deref()),
             ca_file: authority.certificate_file().to_owned(),
             client_env: options.data.join("client.env"),
             operator_env: options.data.join("operator.env"),
             data: options.data,
+            membership,
         };
 
         let (drain, draining) = watch::channel(false);
@@ -248,7 +339,7 @@ impl ControlPlane {
         let few = ConnectionLimits { per_network: few.per_network.min(few.total / 2), ..few };
         let api_tls = TlsListener::bounded(api_listener, certificate.clone(), protocols.1, few)
             .map_err(listen_error("api", api_address))?;
-        let clock = Arc::clone(&governance.services().clock);
+        let clock = node.clock();
         let receiving =
             ReceiveLayer::new(limits.receiving, secrets.token.clone(), Arc::clone(&clock));
         let throttle = Arc::new(FailureThrottle::new(limits.failures, clock));
@@ -256,14 +347,25 @@ impl ControlPlane {
             ThrottleLayer::new(Arc::clone(&throttle), secrets.token.clone(), governance.clone());
         let gateway = Gateway::new(governance.clone(), secrets.token, limits, draining.clone());
         let layers = (throttling, receiving);
-        let gateway = serve_gateway(gateway, layers, gateway_tls, draining.clone()).await?;
-        let api = api::serve_api(governance.clone(), throttle, api_tls, limits.headers, draining);
-        let data = summary.data.clone();
-        let renewal =
-            tokio::spawn(renew(authority, addresses, certificate, governance.clone(), data));
+        let gateway =
+            grpc::serve_gateway(gateway, layers, gateway_tls, node.clone(), draining.clone())
+                .await?;
+        let links = joined.as_ref().map(|joined| Arc::clone(&joined.links));
+        let api = rest::Api { governance: governance.clone(), throttle, links };
+        let api = api::serve_api(api, api_tls, limits.headers, draining);
+        let renewal = Renewal {
+            kept,
+            authority,
+            certificate,
+            addresses,
+            host,
+            node: joined.as_ref().map(Joined::certificate),
+            governance: governance.clone(),
+        };
+        let renewal = tokio::spawn(renewal.run());
         // Last: whoever waits for these files finds everything running.
-        files::write(&governance, workspace, &summary).await?;
-        Ok(Self { summary, store, node, drain, gateway, api, renewal })
+        files::write(&governance, record.id, &summary).await?;
+        Ok(Self { summary, store, node, joined, drain, gateway, api, renewal })
     }
 
     /// What was started.
@@ -271,19 +373,20 @@ impl ControlPlane {
         &self.summary
     }
 
-    /// Serves until `shutdown`, then answers what is in flight, commits what is decided and closes the
-    /// store. Bounded: connections that do not end within ten seconds are cut.
+    /// Serves until `shutdown`, then answers what is in flight, hands shards over to other nodes where there are any,
+    /// commits what is decided and closes the store. Bounded: connections that do not end within ten seconds are cut.
     ///
     /// # Errors
-    /// The store stopped after a failure to write, or a listener ended by itself.
+    /// The store stopped after a failure to write, a listener ended by itself, or another process took the node's name.
     pub async fn serve_until(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
-        let Self { store, node, drain, mut gateway, mut api, renewal, .. } = self;
+        let Self { store, node, joined, drain, mut gateway, mut api, renewal, .. } = self;
         let ended = tokio::select! {
             () = shutdown => Ok(()),
-            stopped = store_stops(&store) => Err(ServeError::Store(stopped)),
+            stopped = store_stops(&*store) => Err(ServeError::Store(stopped)),
+            () = node.expelled() => Err(ServeError::Expelled(node.name().to_owned())),
             ended = &mut gateway => Err(ServeError::Gateway(format!("{ended:?}"))),
             ended = &mut api => Err(ServeError::Api(format!("{ended:?}"))),
         };
@@ -304,6 +407,9 @@ impl ControlPlane {
             stop_api.abort();
         }
         node.stop().await;
+        if let Some(joined) = joined {
+            joined.stop().await;
+        }
         ended
     }
 }
@@ -322,7 +428,7 @@ fn alert_sender(guard: Guard) -> Result<Sender, SenderError> {
 
 /// Completes when the store has stopped. A process that can record nothing decides nothing, so it ends
 /// and leaves starting again to whoever looks after it.
-async fn store_stops(store: &OpenedStore) -> StoreError {
+async fn store_stops(store: &dyn Store) -> StoreError {
     loop {
         if let Err(stopped) = store.health() {
             return stopped;
@@ -343,8 +449,8 @@ fn open_data_directory(data: &Path) -> Result<(), StartError> {
             return Err(SecretError::Io { path: data.to_owned(), what: "read", error }.into());
         }
     };
-    if present.next().is_some() && !data.join(STORE_FILE).exists() && !data.join("secrets").exists()
-    {
+    let is_ours = [STORE_FILE, SECRETS, CONFIG].iter().any(|ours| data.join(ours).exists());
+    if present.next().is_some() && !is_ours {
         return Err(StartError::Foreign(data.to_owned()));
     }
     Ok(())
@@ -363,11 +469,14 @@ fn raise_file_limit() {
     }
 }
 
-async fn open_store(options: &Options) -> Result<OpenedStore, StartError> {
-    let here = || StoreUrl::Redb(options.data.clone());
-    let store = OpenedStore::open(&options.store.clone().unwrap_or_else(here)).await?;
-    check_complete(&store).await.map_err(NodeError::from)??;
-    Ok(store)
+/// The key that the secrets of all workspaces, and those that a cluster's nodes share, are kept under.
+async fn open_master_key(
+    store: &dyn Store,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn MasterKey>, StartError> {
+    let is_in_use = Governance::has_secrets(store).await? || ClusterSecrets::exist(store).await?;
+    Ok(VaultConfig::read(data)?.open(data, is_in_use, clock).await?)
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -375,73 +484,78 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
     listener.map_err(|error| StartError::Listen { what, address, error })
 }
 
-/// A URL that the certificate covers: loopback for a listener on all addresses.
-fn url(address: SocketAddr) -> String {
+/// A URL that the certificate covers: for a listener on all addresses at the host that others use, or else loopback.
+fn url(address: SocketAddr, host: Option<&str>) -> String {
     let port = address.port();
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => format!("https://127.0.0.1:{port}"),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => format!("https://[::1]:{port}"),
-        address => format!("https://{address}"),
+    match (address, host) {
+        (address, _) if !address.ip().is_unspecified() => format!("https://{address}"),
+        (_, Some(host)) if host.contains(':') => format!("https://[{host}]:{port}"),
+        (_, Some(host)) => format!("https://{host}:{port}"),
+        (SocketAddr::V4(_), None) => format!("https://127.0.0.1:{port}"),
+        (SocketAddr::V6(_), None) => format!("https://[::1]:{port}"),
     }
 }
 
-async fn serve_gateway(
-    gateway: Gateway,
-    (throttling, receiving): (ThrottleLayer, ReceiveLayer),
-    listener: TlsListener,
-    mut draining: watch::Receiver<bool>,
-) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, StartError> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<wire::v1::gateway_server::GatewayServer<Gateway>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let decoding = DecodingLayer::new(gateway.clone());
-    let service = wire::v1::gateway_server::GatewayServer::new(gateway)
-        .max_decoding_message_size(MAX_MESSAGE);
-    let server = Server::builder()
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(8 << 20)
-        .max_concurrent_streams(1_024)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(throttling)
-        .layer(decoding)
-        .layer(receiving)
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(service);
-    let stopping = async move {
-        drained(&mut draining).await;
-        health.set_not_serving::<wire::v1::gateway_server::GatewayServer<Gateway>>().await;
-    };
-    Ok(tokio::spawn(server.serve_with_incoming_shutdown(listener, stopping)))
+// === impl Membership ===
+
+impl Membership {
+    fn of(joining: &Joining) -> Self {
+        let JoinOptions { cluster, node, .. } = joining.options();
+        let relay = joining.address().to_owned();
+        Self { cluster: cluster.clone(), node: node.clone(), relay }
+    }
 }
 
-/// Replaces what ages while the server runs: the certificate well before it ends, and the key of audit
-/// entries once it has served its time.
-async fn renew(
-    authority: Authority,
-    addresses: [std::net::IpAddr; 2],
-    certificate: Arc<ServerCertificate>,
-    governance: Governance,
-    data: PathBuf,
-) {
-    let mut days = 0;
-    loop {
-        tokio::time::sleep(DAY).await;
-        days += 1;
-        if days % RENEW_EVERY_DAYS == 0 {
-            match authority.issue(&addresses) {
-                Ok(renewed) => certificate.replace(renewed),
-                Err(error) => tracing::error!(%error, "the server certificate was not renewed"),
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(data: &Path, store: Option<&str>, is_node: bool) -> Options {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let cluster = is_node.then(|| JoinOptions {
+            cluster: "prod".to_owned(),
+            node: "a".to_owned(),
+            zone: "here".to_owned(),
+            relay: any,
+            advertise: None,
+            lease: LEASES[0],
+            max_clock_skew: SKEWS[0],
+        });
+        Options {
+            data: data.to_owned(),
+            store: store.map(|store| store.parse().unwrap()),
+            gateway: any,
+            api: any,
+            workspace_name: "test".to_owned(),
+            allowed_destinations: Vec::new(),
+            cluster,
         }
-        let services = governance.services();
-        match current_mac_key(&data, &*services.clock, &*services.entropy) {
-            Ok(key) => services.replace_mac_key(key),
-            Err(error) => tracing::error!(%error, "the key of audit entries was not renewed"),
+    }
+
+    #[tokio::test]
+    async fn a_store_and_a_cluster_that_do_not_go_together_are_refused_before_anything_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let fdb = Some("fdb:///etc/foundationdb/fdb.cluster");
+        for (store, is_node, says) in [(fdb, false, "--cluster NAME"), (None, true, "--store fdb:")]
+        {
+            let refused = ControlPlane::start(options(&data, store, is_node)).await.err().unwrap();
+            assert!(refused.to_string().contains(says), "{refused}");
+        }
+        assert!(!data.exists());
+    }
+
+    #[test]
+    fn a_url_names_the_host_that_others_use_where_a_listener_has_all_addresses() {
+        for (address, host, expected) in [
+            ("127.0.0.1:1", None, "https://127.0.0.1:1"),
+            ("10.0.0.1:1", Some("node-1"), "https://10.0.0.1:1"),
+            ("0.0.0.0:1", None, "https://127.0.0.1:1"),
+            ("[::]:1", None, "https://[::1]:1"),
+            ("0.0.0.0:1", Some("node-1"), "https://node-1:1"),
+            ("[::]:1", Some("fd00::1"), "https://[fd00::1]:1"),
+        ] {
+            assert_eq!(url(address.parse().unwrap(), host), expected);
         }
     }
 }

@@ -167,7 +167,7 @@ pub enum VaultKeyError {
 }
 
 /// The configuration in the data directory.
-const CONFIG: &str = "vault.toml";
+pub(crate) const CONFIG: &str = "vault.toml";
 
 /// The key file in the directory of the machine's secrets.
 const KEY_FILE: &str = "master-key.json";

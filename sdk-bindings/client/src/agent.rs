@@ -14,7 +14,9 @@ use crate::{
     decided::Decided,
     error::ClientError,
     exchange::Exchange,
+    gateways::Gateways,
     link::{Link, News, Supervisor},
+    rounds::Rounds,
 };
 
 /// A registered agent. Cheap to clone; when the last clone is dropped, its session ends.
@@ -107,8 +109,10 @@ impl Agent {
         config: Arc<Config>,
         spec: AgentSpec,
         registrar: Registrar,
+        gateways: Gateways,
     ) -> Result<Self, ClientError> {
-        let connecting = Link::Down { problem: "not connected yet".to_owned() };
+        let all_tried = Rounds::over(gateways.count()).all_tried();
+        let connecting = Link::Down { problem: "not connected yet".to_owned(), all_tried };
         let (link, link_seen) = watch::channel(connecting);
         let (news, news_seen) = watch::channel(News::default());
         let decided = Decided::default();
@@ -118,6 +122,7 @@ impl Agent {
             Arc::new(Exchange::new(config, spec.name, link_seen, news_seen, decided.clone()));
         let supervisor = Supervisor {
             registrar,
+            gateways,
             link,
             news,
             decided,

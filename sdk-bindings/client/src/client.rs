@@ -1,32 +1,31 @@
-//! A connection to one gateway, and how agents come to life on it.
+//! The gateways of a workspace, and how agents come to life on them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use aa_protocol::{
     AgentId, GovernanceLevel,
-    wire::{
-        registration_message,
-        v1::{self, gateway_client::GatewayClient},
-    },
+    wire::{registration_message, v1},
 };
 use ed25519_dalek::{Signer as _, SigningKey};
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status};
 use zeroize::Zeroizing;
 
 use crate::{
     agent::Agent,
     config::Config,
     error::ClientError,
-    session::MAX_FRAME_BYTES,
+    gateways::{Gateways, Way},
     token::{Token, bearer},
-    transport,
 };
 
-/// A gateway that agents register with. Cheap to clone; all clones share one connection.
+/// The gateways that agents register with. Cheap to clone; all clones, and their agents, share a connection
+/// to one gateway, and another one to the next when that fails: in a random order, round and round, with
+/// pauses only after every gateway has failed. A client does not return by itself to a gateway that came
+/// back, and never asks for the node that owns an agent: any node serves it, one hop further.
 #[derive(Clone, Debug)]
 pub struct Client {
     config: Arc<Config>,
-    grpc: GatewayClient<Channel>,
+    gateways: Gateways,
 }
 
 /// What an agent tells about itself when it registers.
@@ -48,7 +47,6 @@ pub struct AgentSpec {
 
 /// Registers one agent, again and again if need be, always under the same key.
 pub(crate) struct Registrar {
-    pub(crate) grpc: GatewayClient<Channel>,
     config: Arc<Config>,
     spec: AgentSpec,
     key: SigningKey,
@@ -63,15 +61,14 @@ pub(crate) struct Registration {
 // === impl Client ===
 
 impl Client {
-    /// Prepares a connection; it is made when the first agent registers, and again whenever it breaks.
+    /// Prepares a connection; it is made when the first agent registers, and a new one whenever it breaks.
     /// Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// The CA file or the gateway's address cannot be used.
+    /// The CA file or a gateway's address cannot be used.
     pub fn connect(config: Config) -> Result<Self, ClientError> {
-        let channel = transport::channel(&config)?;
-        let grpc = GatewayClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
-        Ok(Self { config: Arc::new(config), grpc })
+        let gateways = Gateways::new(&config)?;
+        Ok(Self { config: Arc::new(config), gateways })
     }
 
     /// The configuration in use.
@@ -92,32 +89,27 @@ impl Client {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *seed).map_err(|error| ClientError::System(error.to_string()))?;
         let registrar = Registrar {
-            grpc: self.grpc.clone(),
             config: Arc::clone(&self.config),
             spec: spec.clone(),
             key: SigningKey::from_bytes(&seed),
         };
-        Agent::start(Arc::clone(&self.config), spec, registrar).await
+        Agent::start(Arc::clone(&self.config), spec, registrar, self.gateways.clone()).await
     }
 }
 
 // === impl Registrar ===
 
 impl Registrar {
-    /// The longest one attempt of anything unary may take.
-    pub(crate) fn patience(&self) -> Duration {
-        self.config.request_timeout
-    }
-
-    /// Proves possession of the key over the gateway's nonce and gets a token.
-    pub(crate) async fn register(&mut self) -> Result<Registration, Status> {
+    /// Proves possession of the key over a gateway's nonce and gets a token, which every gateway of the
+    /// workspace takes. The nonce is good on the connection it came over only.
+    pub(crate) async fn register(&self, way: &mut Way) -> Result<Registration, Status> {
         let workspace_id = self.config.workspace_id.to_string();
         let api_key = bearer(self.config.api_key.expose())
             .map_err(|error| Status::internal(error.to_string()))?;
         let begin = v1::BeginRegistrationRequest { workspace_id: workspace_id.clone() };
         let mut request = Request::new(begin);
         request.metadata_mut().insert("authorization", api_key.clone());
-        let nonce = self.grpc.begin_registration(request).await?.into_inner().nonce;
+        let nonce = way.grpc.begin_registration(request).await?.into_inner().nonce;
         let fixed: [u8; 32] = nonce.as_ref().try_into().map_err(|_| {
             Status::internal(format!("the gateway's nonce is {} bytes long, not 32", nonce.len()))
         })?;
@@ -139,15 +131,15 @@ impl Registrar {
             labels: self.spec.labels.clone().into_iter().collect(),
         });
         request.metadata_mut().insert("authorization", api_key);
-        let issued = self.grpc.register_agent(request).await?.into_inner();
+        let issued = way.grpc.register_agent(request).await?.into_inner();
         Ok(Registration { agent_id: issued.agent_id.clone(), token: Token::issued(issued) })
     }
 
     /// Exchanges a token that still stands.
-    pub(crate) async fn renew(&mut self, token: &Token) -> Result<Token, Status> {
+    pub(crate) async fn renew(way: &mut Way, token: &Token) -> Result<Token, Status> {
         let mut request = Request::new(v1::RenewTokenRequest {});
         let bearer = token.bearer().map_err(|error| Status::internal(error.to_string()))?;
         request.metadata_mut().insert("authorization", bearer);
-        Ok(Token::issued(self.grpc.renew_token(request).await?.into_inner()))
+        Ok(Token::issued(way.grpc.renew_token(request).await?.into_inner()))
     }
 }

@@ -1,9 +1,11 @@
 //! What a client needs to be told, read once and checked at the edge.
 
-use std::{env, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{env, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use aa_protocol::WorkspaceId;
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::gateway_url::{DEFAULT_GATEWAY_URL, GATEWAY_URL, GatewayUrls};
 
 /// Everything a [`Client`](crate::Client) needs to know.
 #[derive(Clone, Debug)]
@@ -12,13 +14,16 @@ pub struct Config {
     pub workspace_id: WorkspaceId,
     /// The workspace's API key; it is used to register agents and for nothing else.
     pub api_key: ApiKey,
-    /// Where the gateway listens.
-    pub gateway_url: GatewayUrl,
-    /// PEM certificates to trust instead of the system's.
+    /// Where the gateways listen: one address, or several that serve the same workspace. An agent keeps to
+    /// one and goes on at the next when that fails; see [`GatewayUrls`].
+    pub gateway_urls: GatewayUrls,
+    /// PEM certificates to trust instead of the system's, for every gateway. Each gateway's certificate must
+    /// name the host of its own address.
     pub ca_file: Option<PathBuf>,
     /// What happens with an action while no gateway can be reached.
     pub on_unreachable: OnUnreachable,
-    /// The longest a caller waits for one answer, retries included.
+    /// The longest a caller waits for one answer, retries included. With several gateways, one that keeps an
+    /// agent waiting for two fifths of this, or for a second if that is longer, is left for the next.
     pub request_timeout: Duration,
     /// The longest one attempt to connect takes, TLS handshake included.
     pub connect_timeout: Duration,
@@ -27,14 +32,6 @@ pub struct Config {
 /// An API key. It can be sent and not printed.
 #[derive(Clone)]
 pub struct ApiKey(SecretString);
-
-/// The gateway's address: `https://host[:port]`, or `http://` on a loopback host.
-#[derive(Clone, PartialEq, Eq)]
-pub struct GatewayUrl {
-    tls: bool,
-    host: String,
-    port: u16,
-}
 
 /// What happens with an action while no gateway can be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,11 +67,9 @@ pub enum ConfigError {
 
 const WORKSPACE_ID: &str = "AAA_WORKSPACE_ID";
 const API_KEY: &str = "AAA_API_KEY";
-const GATEWAY_URL: &str = "AAA_GATEWAY_URL";
 const CA_FILE: &str = "AAA_CA_FILE";
 const ON_UNREACHABLE: &str = "AAA_ON_UNREACHABLE";
 
-const DEFAULT_GATEWAY_URL: &str = "https://127.0.0.1:7443";
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_API_KEY_BYTES: usize = 1024;
@@ -82,9 +77,10 @@ const MAX_API_KEY_BYTES: usize = 1024;
 // === impl Config ===
 
 impl Config {
-    /// Reads `AAA_WORKSPACE_ID`, `AAA_API_KEY`, `AAA_GATEWAY_URL` (default `https://127.0.0.1:7443`),
-    /// `AAA_CA_FILE` (default: the system's trust) and `AAA_ON_UNREACHABLE` (`deny`, the default, or
-    /// `allow`). A caller waits 5 s for an answer and 3 s for a connection.
+    /// Reads `AAA_WORKSPACE_ID`, `AAA_API_KEY`, `AAA_GATEWAY_URL` (default `https://127.0.0.1:7443`; several
+    /// are separated by commas or whitespace), `AAA_CA_FILE` (default: the system's trust) and
+    /// `AAA_ON_UNREACHABLE` (`deny`, the default, or `allow`). A caller waits 5 s for an answer and 3 s for a
+    /// connection.
     ///
     /// # Errors
     /// The first variable that is missing or malformed.
@@ -111,7 +107,7 @@ impl Config {
             help: "set it to an API key of your workspace, from Settings → API Keys or the exports \
                    printed by `aasm up`",
         })?;
-        let gateway_url = read(GATEWAY_URL).unwrap_or_else(|| DEFAULT_GATEWAY_URL.to_owned());
+        let gateway_urls = read(GATEWAY_URL).unwrap_or_else(|| DEFAULT_GATEWAY_URL.to_owned());
         let on_unreachable =
             read(ON_UNREACHABLE).map_or(Ok(OnUnreachable::Deny), |text| text.parse())?;
         Ok(Self {
@@ -119,7 +115,7 @@ impl Config {
                 ConfigError::Malformed { variable: WORKSPACE_ID, problem: error.to_string() }
             })?,
             api_key: ApiKey::new(api_key.trim())?,
-            gateway_url: gateway_url.trim().parse()?,
+            gateway_urls: gateway_urls.parse()?,
             ca_file: read(CA_FILE).map(PathBuf::from),
             on_unreachable,
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
@@ -157,78 +153,6 @@ impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(…)")
     }
-}
-
-// === impl GatewayUrl ===
-
-impl GatewayUrl {
-    pub(crate) const fn tls(&self) -> bool {
-        self.tls
-    }
-
-    /// The host without the brackets of an IPv6 literal.
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
-    pub(crate) const fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub(crate) fn authority(&self) -> String {
-        let Self { host, port, .. } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    }
-}
-
-impl FromStr for GatewayUrl {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let malformed = |problem: String| ConfigError::Malformed { variable: GATEWAY_URL, problem };
-        let wrong_form = || {
-            malformed(format!("write it as https://host:port, for example {DEFAULT_GATEWAY_URL}"))
-        };
-        let uri: http::Uri = text.parse().map_err(|_| wrong_form())?;
-        let authority = uri.authority().ok_or_else(wrong_form)?;
-        let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
-        if !bare || authority.as_str().contains('@') {
-            return Err(wrong_form());
-        }
-        let tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(wrong_form()),
-        };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
-            return Err(wrong_form());
-        }
-        if !tls && !is_loopback(&host) {
-            return Err(malformed(format!(
-                "http:// would send the API key to `{host}` in the clear; write https://"
-            )));
-        }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Self { tls, host, port })
-    }
-}
-
-impl fmt::Display for GatewayUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
-    }
-}
-
-impl fmt::Debug for GatewayUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 // === impl OnUnreachable ===
@@ -278,25 +202,8 @@ mod tests {
     fn the_defaults_fail_closed_and_point_at_this_machine() {
         let config = settings(&[(WORKSPACE_ID, WORKSPACE), (API_KEY, "k")]).unwrap();
         assert_eq!(config.on_unreachable, OnUnreachable::Deny);
-        assert_eq!(config.gateway_url.to_string(), "https://127.0.0.1:7443");
+        assert_eq!(config.gateway_urls.to_string(), "https://127.0.0.1:7443");
         assert_eq!(config.ca_file, None);
-    }
-
-    #[test]
-    fn plaintext_is_for_loopback_only() {
-        for accepted in [
-            "http://127.0.0.1:1",
-            "http://localhost:1",
-            "http://[::1]:1",
-            "https://[2001:db8::1]:1",
-        ] {
-            assert_eq!(accepted.parse::<GatewayUrl>().unwrap().to_string(), accepted);
-        }
-        let error = "http://gateway.example:1".parse::<GatewayUrl>().unwrap_err().to_string();
-        assert!(error.contains("write https://"), "{error}");
-        for refused in ["gateway:1", "ftp://a:1", "https://", "https://a/path", "https://u:p@a:1"] {
-            assert!(refused.parse::<GatewayUrl>().is_err(), "{refused}");
-        }
     }
 
     #[test]

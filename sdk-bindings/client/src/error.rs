@@ -5,7 +5,7 @@ use std::time::Duration;
 use aa_protocol::wire::WireError;
 use tonic::Code;
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, gateway_url::GatewayUrls};
 
 /// Why an action was not decided or an event not recorded. In every case the action must not happen.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -15,13 +15,13 @@ pub enum ClientError {
     Config(#[from] ConfigError),
     /// No gateway answered in time.
     #[error(
-        "no answer from the gateway at {gateway} within {} ms: {problem}; the action was not made. \
+        "no answer from {} within {} ms: {problem}; the action was not made. \
          Check that the gateway runs and that AAA_GATEWAY_URL and AAA_CA_FILE are its own",
-        waited.as_millis()
+        gateways.summary(), waited.as_millis()
     )]
     Unreachable {
-        /// The gateway's address.
-        gateway: String,
+        /// The gateways' addresses.
+        gateways: GatewayUrls,
         /// How long the caller waited.
         waited: Duration,
         /// What the last attempt met.
@@ -92,6 +92,23 @@ impl ClientError {
     pub(crate) fn of_status(status: &tonic::Status) -> Self {
         Self::Refused { code: status.code(), message: status.message().to_owned() }
     }
+}
+
+/// Whether a call that ended so can end differently, soon or at another gateway, without anyone changing
+/// anything.
+pub(crate) const fn may_pass(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Cancelled
+            | Code::Internal
+            | Code::Unknown
+            // The nonce expired on the way.
+            | Code::FailedPrecondition
+    )
 }
 
 /// What went wrong, down to the innermost cause: transport errors hide it behind "transport error".

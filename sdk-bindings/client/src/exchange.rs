@@ -178,10 +178,10 @@ impl Exchange {
         }
     }
 
-    /// How long to wait. With the owner's leave to go on, a way known to be closed is not waited for long.
+    /// How long to wait. With the owner's leave to go on, ways known to be closed are not waited for long.
     fn patience(&self, asked: Option<Duration>) -> Duration {
         let patience = asked.unwrap_or(self.config.request_timeout);
-        let down = matches!(&*self.link.borrow(), Link::Down { .. });
+        let down = matches!(&*self.link.borrow(), Link::Down { all_tried: true, .. });
         if down && self.config.on_unreachable == OnUnreachable::Allow {
             patience.min(GRACE)
         } else {
@@ -207,7 +207,7 @@ impl Exchange {
         }
         Err(match (obstacle, &*self.link.borrow()) {
             (Obstacle::Overload, _) => ClientError::Overloaded { waited: patience },
-            (_, Link::Down { problem }) => self.unreachable(patience, problem.clone()),
+            (_, Link::Down { problem, .. }) => self.unreachable(patience, problem.clone()),
             (Obstacle::Way(problem), _) => self.unreachable(patience, problem),
         })
     }
@@ -261,7 +261,7 @@ impl Exchange {
         match &*link {
             Link::Up(session) => Ok(Arc::clone(session)),
             Link::Refused(error) => Err(error.clone()),
-            Link::Down { problem } => Err(self.unreachable(Duration::ZERO, problem.clone())),
+            Link::Down { problem, .. } => Err(self.unreachable(Duration::ZERO, problem.clone())),
         }
     }
 
@@ -271,14 +271,14 @@ impl Exchange {
             return session.map(drop);
         }
         let problem = match &*self.link.borrow() {
-            Link::Down { problem } => problem.clone(),
+            Link::Down { problem, .. } => problem.clone(),
             _ => "no session opened".to_owned(),
         };
         Err(self.unreachable(patience, problem))
     }
 
     fn unreachable(&self, waited: Duration, problem: String) -> ClientError {
-        ClientError::Unreachable { gateway: self.config.gateway_url.to_string(), waited, problem }
+        ClientError::Unreachable { gateways: self.config.gateway_urls.clone(), waited, problem }
     }
 
     fn let_through(

@@ -7,8 +7,8 @@
 //! The path of a value: a caller gives an action to [`Agent::check`]; it goes as one frame over the
 //! agent's [`Session`](aa_protocol::wire::v1::gateway_client::GatewayClient::session) stream, next to
 //! many others in flight; the answer wakes the caller as a [`Checked`]. A stream that breaks is replaced
-//! behind the caller's back and unanswered actions are sent again under the same id, which the gateway
-//! answers with the decision it recorded, if it made one.
+//! behind the caller's back, at the next gateway where there are several, and unanswered actions are sent
+//! again under the same id, which any gateway answers with the decision that was recorded, if one was.
 //!
 //! [`blocking`] is the same for languages that are not written around a Rust runtime.
 
@@ -21,14 +21,18 @@ mod config;
 mod decided;
 mod error;
 mod exchange;
+mod gateway_url;
+mod gateways;
 mod link;
+mod rounds;
 mod session;
 mod token;
 mod transport;
 
 pub use agent::{Agent, Approval, Checked, Event, Options, Outcome};
 pub use client::{AgentSpec, Client};
-pub use config::{ApiKey, Config, ConfigError, GatewayUrl, OnUnreachable};
+pub use config::{ApiKey, Config, ConfigError, OnUnreachable};
 pub use error::ClientError;
+pub use gateway_url::{GatewayUrl, GatewayUrls};
 pub use link::News;
 pub use session::MAX_FRAME_BYTES;

@@ -14,19 +14,24 @@ use tokio::{
 use tonic::{Code, Status};
 
 use crate::{
-    backoff::Backoff,
     client::Registrar,
     decided::Decided,
-    error::{ClientError, status_problem},
-    session::{Answer, Session},
+    error::{ClientError, may_pass, status_problem},
+    gateways::{Gateways, Way},
+    rounds::Rounds,
+    session::{Answer, Closed, Session},
     token::Token,
 };
 
-/// The way to the gateway, as callers see it.
+/// The way to a gateway, as callers see it.
 #[derive(Clone, Debug)]
 pub(crate) enum Link {
     /// No stream yet, or not any more; one is being opened.
-    Down { problem: String },
+    Down {
+        problem: String,
+        /// Whether every gateway was tried since a stream was open.
+        all_tried: bool,
+    },
     /// A stream is open.
     Up(Arc<Session>),
     /// The gateway does not take this agent. Tried again all the same: an operator may mend it.
@@ -44,6 +49,7 @@ pub struct News {
 
 pub(crate) struct Supervisor {
     pub(crate) registrar: Registrar,
+    pub(crate) gateways: Gateways,
     pub(crate) link: watch::Sender<Link>,
     pub(crate) news: watch::Sender<News>,
     /// The requests for approval that were decided, as they are.
@@ -53,60 +59,77 @@ pub(crate) struct Supervisor {
     pub(crate) unregistered: Arc<Notify>,
 }
 
-/// A stream that lived this long was healthy, and its end is no reason to hesitate.
-const HEALTHY: Duration = Duration::from_secs(5);
 const RENEWAL_PAUSE: Duration = Duration::from_secs(15);
 
 // === impl Supervisor ===
 
 impl Supervisor {
-    pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new();
+    pub(crate) async fn run(self) {
+        let mut rounds = Rounds::over(self.gateways.count());
         let mut token = None;
         loop {
-            match self.open(&mut token).await {
-                Err(status) => self.report(&status),
+            let mut way = self.gateways.in_use();
+            let closed = match self.open(&mut way, &mut token).await {
+                Err(status) => {
+                    rounds.not_opened();
+                    self.report(&way, &status, rounds.all_tried());
+                    Closed::with(&status)
+                }
                 Ok((session, standing)) => {
                     let opened = Instant::now();
                     let session = Arc::new(session);
                     self.link.send_replace(Link::Up(Arc::clone(&session)));
-                    let (problem, standing) = self.attend(&session, standing).await;
+                    let (closed, standing) = self.attend(&mut way, &session, standing).await;
                     token = standing;
-                    self.link.send_replace(Link::Down { problem });
-                    if opened.elapsed() >= HEALTHY {
-                        backoff.reset();
-                    }
+                    rounds.ended(opened.elapsed());
+                    let problem = self.gateways.problem_of(&way, closed.problem.clone());
+                    self.link.send_replace(Link::Down { problem, all_tried: rounds.all_tried() });
+                    closed
                 }
+            };
+            if closed.of_gateway {
+                self.gateways.leave(&way, &closed.problem);
             }
-            sleep(backoff.pause()).await;
+            sleep(rounds.pause(closed.of_gateway)).await;
         }
     }
 
     /// Opens a stream, under a new registration when no token stands.
-    async fn open(&mut self, token: &mut Option<Token>) -> Result<(Session, Token), Status> {
-        let standing = token.take().filter(|token| token.lapses_at > Instant::now());
-        let standing = match standing {
-            Some(standing) => standing,
-            None => self.register().await?,
-        };
-        let patience = self.registrar.patience();
-        let opening = Session::open(
-            &mut self.registrar.grpc,
-            &standing,
-            self.news.clone(),
-            self.decided.clone(),
-        );
-        let session = within(patience, opening).await;
-        // A token the gateway no longer takes is forgotten, any other survives the attempt.
+    async fn open(
+        &self,
+        way: &mut Way,
+        token: &mut Option<Token>,
+    ) -> Result<(Session, Token), Status> {
+        if let Some(standing) = token.take().filter(|token| token.lapses_at > Instant::now()) {
+            let opened = self.open_under(&standing, way, token).await;
+            // Another node's clock or key may end a token early: nothing that a caller need hear of.
+            if !opened.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated) {
+                return opened;
+            }
+        }
+        let issued = self.register(way).await?;
+        self.open_under(&issued, way, token).await
+    }
+
+    /// Opens a stream under a token and keeps that, unless the gateway does not take it.
+    async fn open_under(
+        &self,
+        standing: &Token,
+        way: &mut Way,
+        token: &mut Option<Token>,
+    ) -> Result<(Session, Token), Status> {
+        let (news, decided) = (self.news.clone(), self.decided.clone());
+        let opening = Session::open(way, standing, self.gateways.silence(), news, decided);
+        let session = within(self.gateways.patience(), opening).await;
         if session.as_ref().err().is_none_or(|status| status.code() != Code::Unauthenticated) {
             *token = Some(standing.clone());
         }
-        Ok((session?, standing))
+        Ok((session?, standing.clone()))
     }
 
-    async fn register(&mut self) -> Result<Token, Status> {
-        let patience = self.registrar.patience();
-        let registration = within(patience, self.registrar.register()).await?;
+    async fn register(&self, way: &mut Way) -> Result<Token, Status> {
+        let registering = self.registrar.register(way);
+        let registration = within(self.gateways.patience(), registering).await?;
         let agent_id = registration.agent_id.parse().map_err(|error: aa_protocol::IdError| {
             Status::internal(format!("the gateway's agent id cannot be read: {error}"))
         })?;
@@ -116,30 +139,33 @@ impl Supervisor {
 
     /// Keeps the token of an open stream fresh until the stream takes no more; returns why it does not,
     /// and the token that stands.
-    async fn attend(&mut self, session: &Session, mut token: Token) -> (String, Option<Token>) {
+    async fn attend(
+        &self,
+        way: &mut Way,
+        session: &Session,
+        mut token: Token,
+    ) -> (Closed, Option<Token>) {
         let mut renew_at = token.renew_at;
         loop {
             let asked = tokio::select! {
-                problem = session.closed() => return (problem, Some(token)),
+                closed = session.closed() => return (closed, Some(token)),
                 () = sleep_until(renew_at) => false,
                 () = self.unregistered.notified() => true,
             };
             let lapsed = asked || token.lapses_at <= Instant::now();
-            match self.refresh(&token, lapsed).await {
+            match self.refresh(way, &token, lapsed).await {
                 Ok(fresh) => {
                     let offer = client_frame::Body::Token(fresh.expose().to_owned());
-                    let accepted =
-                        timeout(self.registrar.patience(), session.exchange(offer)).await;
+                    let offered = session.exchange(offer);
+                    let accepted = timeout(self.gateways.patience(), offered).await;
                     token = fresh;
                     renew_at = token.renew_at;
                     if !matches!(accepted, Ok(Ok(Answer::TokenAccepted))) {
-                        return (
-                            "the session did not take its renewed token".to_owned(),
-                            Some(token),
-                        );
+                        let problem = "the session did not take its renewed token";
+                        return (Closed::by_gateway(problem), Some(token));
                     }
                 }
-                Err(status) if lapsed => return (status_problem(&status), None),
+                Err(status) if lapsed => return (Closed::with(&status), None),
                 Err(status) => {
                     tracing::debug!(problem = %status_problem(&status), "token not renewed yet");
                     let left = token.lapses_at.saturating_duration_since(Instant::now());
@@ -152,39 +178,23 @@ impl Supervisor {
         }
     }
 
-    async fn refresh(&mut self, token: &Token, lapsed: bool) -> Result<Token, Status> {
+    async fn refresh(&self, way: &mut Way, token: &Token, lapsed: bool) -> Result<Token, Status> {
         if lapsed {
-            return self.register().await;
+            return self.register(way).await;
         }
-        let patience = self.registrar.patience();
-        within(patience, self.registrar.renew(token)).await
+        within(self.gateways.patience(), Registrar::renew(way, token)).await
     }
 
-    fn report(&self, status: &Status) {
+    fn report(&self, way: &Way, status: &Status, all_tried: bool) {
         let link = if may_pass(status.code()) {
-            Link::Down { problem: status_problem(status) }
+            let problem = self.gateways.problem_of(way, status_problem(status));
+            Link::Down { problem, all_tried }
         } else {
             Link::Refused(ClientError::of_status(status))
         };
         tracing::debug!(?link, "no session");
         self.link.send_replace(link);
     }
-}
-
-/// Whether a later attempt can end differently without anyone changing anything.
-const fn may_pass(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::Cancelled
-            | Code::Internal
-            | Code::Unknown
-            // The nonce expired on the way.
-            | Code::FailedPrecondition
-    )
 }
 
 async fn within<T>(

@@ -1,15 +1,24 @@
 //! One `Session` stream: frames go out, answers find the caller that waits for them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future, sync::Arc, time::Duration};
 
 use aa_protocol::ApprovalId;
-use aa_protocol::wire::v1::{self, client_frame, gateway_client::GatewayClient, server_frame};
+use aa_protocol::wire::v1::{self, client_frame, server_frame};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Status, Streaming};
 
-use crate::{decided::Decided, error::status_problem, link::News, token::Token};
+use crate::{
+    decided::Decided,
+    error::{may_pass, status_problem},
+    gateways::Way,
+    link::News,
+    token::Token,
+};
 
 /// The largest frame that is sent, in bytes: what a gRPC server takes by default. A larger one would end
 /// the stream for every action on it, so it is refused before it leaves.
@@ -37,6 +46,8 @@ struct Waiting {
 struct Callers {
     next_tag: u64,
     by_tag: HashMap<u64, oneshot::Sender<Answer>>,
+    /// Since when the gateway owes an answer and gives none. That the caller gave it up changes nothing.
+    owed_since: Option<Instant>,
 }
 
 /// What a stream still does.
@@ -45,7 +56,15 @@ enum State {
     Open,
     /// Answers still come, new frames are for the next stream.
     Draining,
-    Ended(String),
+    Ended(Closed),
+}
+
+/// Why a stream takes no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) problem: String,
+    /// Whether it is the gateway, or the way to it, that failed, and not this agent.
+    pub(crate) of_gateway: bool,
 }
 
 /// What came back for a frame.
@@ -74,15 +93,19 @@ struct Reader {
     news: watch::Sender<News>,
     decided: Decided,
     abandoned: oneshot::Receiver<()>,
+    /// How long an answer may be owed before the stream is given up; `None` for as long as it takes.
+    silence: Option<Duration>,
 }
 
 // === impl Session ===
 
 impl Session {
-    /// Opens a stream under a token and starts reading from it.
+    /// Opens a stream under a token and starts reading from it, until an answer is owed for as long as
+    /// `silence`.
     pub(crate) async fn open(
-        grpc: &mut GatewayClient<Channel>,
+        way: &mut Way,
         token: &Token,
+        silence: Option<Duration>,
         news: watch::Sender<News>,
         decided: Decided,
     ) -> Result<Self, Status> {
@@ -90,11 +113,12 @@ impl Session {
         let mut request = Request::new(ReceiverStream::new(frames));
         let bearer = token.bearer().map_err(|error| Status::internal(error.to_string()))?;
         request.metadata_mut().insert("authorization", bearer);
-        let inbound = grpc.session(request).await?.into_inner();
+        let inbound = way.grpc.session(request).await?.into_inner();
         let (alive, abandoned) = oneshot::channel();
         let waiting =
             Arc::new(Waiting { callers: Mutex::default(), state: watch::Sender::new(State::Open) });
-        let reader = Reader { inbound, waiting: Arc::clone(&waiting), news, decided, abandoned };
+        let of_stream = Arc::clone(&waiting);
+        let reader = Reader { inbound, waiting: of_stream, news, decided, abandoned, silence };
         tokio::spawn(reader.run());
         Ok(Self { outbound, waiting, _alive: alive })
     }
@@ -105,12 +129,12 @@ impl Session {
     }
 
     /// Waits until no new frame may go out, and says why.
-    pub(crate) async fn closed(&self) -> String {
+    pub(crate) async fn closed(&self) -> Closed {
         let mut state = self.waiting.state.subscribe();
         let closed = state.wait_for(|state| *state != State::Open).await;
         match closed.as_deref() {
-            Ok(State::Ended(problem)) => problem.clone(),
-            _ => "the gateway is draining".to_owned(),
+            Ok(State::Ended(closed)) => closed.clone(),
+            _ => Closed::by_gateway("the gateway is draining"),
         }
     }
 
@@ -120,6 +144,32 @@ impl Session {
         let frame = v1::ClientFrame { tag: ticket.tag, body: Some(body) };
         self.outbound.send(frame).await.map_err(|_| Lost)?;
         ticket.wait().await
+    }
+}
+
+// === impl Closed ===
+
+impl Closed {
+    pub(crate) fn by_gateway(problem: &str) -> Self {
+        Self { problem: problem.to_owned(), of_gateway: true }
+    }
+
+    fn by_client() -> Self {
+        Self { problem: "closed by this client".to_owned(), of_gateway: false }
+    }
+
+    /// With the status that a stream or a call ended with.
+    pub(crate) fn with(status: &Status) -> Self {
+        Self { problem: status_problem(status), of_gateway: may_pass(status.code()) }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// Whether the gateway cannot do at the moment what it was asked for; another one may.
+    fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Refusal(refusal) if Code::from_i32(refusal.code) == Code::Unavailable)
     }
 }
 
@@ -136,13 +186,33 @@ impl Waiting {
         callers.next_tag += 1;
         let tag = callers.next_tag;
         callers.by_tag.insert(tag, sender);
+        callers.owed_since.get_or_insert_with(Instant::now);
         Ok(Ticket { waiting: self, tag, answer })
     }
 
     fn answer(&self, tag: u64, answer: Answer) {
-        if let Some(caller) = self.callers.lock().by_tag.remove(&tag) {
+        let mut callers = self.callers.lock();
+        let caller = callers.by_tag.remove(&tag);
+        if !answer.is_unavailable() {
+            callers.owed_since = (!callers.by_tag.is_empty()).then(Instant::now);
+        }
+        drop(callers);
+        if let Some(caller) = caller {
             // A caller that just left needs no answer.
             let _ = caller.send(answer);
+        }
+    }
+
+    /// Completes once an answer has been owed for so long.
+    async fn silent_for(&self, bound: Option<Duration>) -> Duration {
+        let Some(bound) = bound else { return future::pending().await };
+        loop {
+            let now = Instant::now();
+            let owed_until = self.callers.lock().owed_since.unwrap_or(now) + bound;
+            if owed_until <= now {
+                return bound;
+            }
+            sleep_until(owed_until).await;
         }
     }
 
@@ -156,8 +226,8 @@ impl Waiting {
         });
     }
 
-    fn end(&self, problem: String) {
-        self.state.send_replace(State::Ended(problem));
+    fn end(&self, closed: Closed) {
+        self.state.send_replace(State::Ended(closed));
         self.callers.lock().by_tag.clear();
     }
 }
@@ -180,18 +250,27 @@ impl Drop for Ticket<'_> {
 
 impl Reader {
     async fn run(mut self) {
-        let problem = loop {
+        let waiting = Arc::clone(&self.waiting);
+        let silent = waiting.silent_for(self.silence);
+        tokio::pin!(silent);
+        let closed = loop {
             let frame = tokio::select! {
+                // What has arrived is read before the gateway counts as silent.
+                biased;
                 frame = self.inbound.message() => frame,
-                _ = &mut self.abandoned => break "closed by this client".to_owned(),
+                _ = &mut self.abandoned => break Closed::by_client(),
+                bound = &mut silent => {
+                    let bound = bound.as_millis();
+                    break Closed::by_gateway(&format!("the gateway owed an answer for {bound} ms"));
+                }
             };
             match frame {
                 Ok(Some(frame)) => self.take(frame),
-                Ok(None) => break "the gateway closed the stream".to_owned(),
-                Err(status) => break status_problem(&status),
+                Ok(None) => break Closed::by_gateway("the gateway closed the stream"),
+                Err(status) => break Closed::with(&status),
             }
         };
-        self.waiting.end(problem);
+        self.waiting.end(closed);
     }
 
     fn take(&self, frame: v1::ServerFrame) {

@@ -1,6 +1,6 @@
-//! The connection to the gateway: TLS 1.3 over TCP, HTTP/2 with windows sized for long prompts.
+//! The connection to a gateway: TLS 1.3 over TCP, HTTP/2 with windows sized for long prompts.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -13,8 +13,9 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    config::{Config, ConfigError, GatewayUrl},
+    config::{Config, ConfigError},
     error::ClientError,
+    gateway_url::GatewayUrl,
 };
 
 /// HTTP/2's own 64 KiB would stall one long prompt for a round trip per window.
@@ -23,41 +24,83 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(10);
 
-/// A channel that connects on first use and again whenever the connection broke.
-pub(crate) fn channel(config: &Config) -> Result<Channel, ClientError> {
-    let url = config.gateway_url.clone();
-    let tls = if url.tls() { Some(tls_config(config.ca_file.as_deref())?) } else { None };
-    let origin: Uri =
-        url.to_string().parse().map_err(|_| ClientError::System(format!("{url} is no address")))?;
-    // The connector below speaks TLS itself, for 1.3 only, so the endpoint itself is plain.
-    let endpoint = Endpoint::from_shared(format!("http://{}", url.authority()))
-        .map_err(|error| ClientError::System(error.to_string()))?
-        .origin(origin)
-        .connect_timeout(config.connect_timeout)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
-        .keep_alive_timeout(KEEP_ALIVE_WITHIN)
-        .keep_alive_while_idle(true);
-    let timeout = config.connect_timeout;
-    Ok(match tls {
-        None => endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let url = url.clone();
-            async move { tcp(&url, timeout).await.map(TokioIo::new) }
-        })),
-        Some(tls) => {
-            let name = ServerName::try_from(url.host().to_owned())
-                .map_err(|error| ClientError::System(format!("{}: {error}", url.host())))?;
-            let connector = TlsConnector::from(Arc::new(tls));
-            endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                let (url, name, connector) = (url.clone(), name.clone(), connector.clone());
-                async move {
-                    let socket = tcp(&url, timeout).await?;
-                    connector.connect(name, socket).await.map(TokioIo::new)
-                }
-            }))
-        }
-    })
+/// How to connect to one gateway, checked beforehand.
+pub(crate) struct Dialer {
+    url: GatewayUrl,
+    endpoint: Endpoint,
+    /// The name its certificate must have, and what verifies it; `None` in plaintext.
+    tls: Option<(ServerName<'static>, TlsConnector)>,
+    timeout: Duration,
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    /// One for each address, in their order.
+    pub(crate) fn for_all(config: &Config) -> Result<Vec<Self>, ClientError> {
+        let urls = config.gateway_urls.as_slice();
+        let tls = urls.iter().any(GatewayUrl::tls).then(|| tls_config(config.ca_file.as_deref()));
+        let tls = tls.transpose()?.map(|tls| TlsConnector::from(Arc::new(tls)));
+        urls.iter().map(|url| Self::new(url, tls.as_ref(), config.connect_timeout)).collect()
+    }
+
+    fn new(
+        url: &GatewayUrl,
+        tls: Option<&TlsConnector>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let origin: Uri = url
+            .to_string()
+            .parse()
+            .map_err(|_| ClientError::System(format!("{url} is no address")))?;
+        // The connector below speaks TLS itself, for 1.3 only, so the endpoint itself is plain.
+        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority()))
+            .map_err(|error| ClientError::System(error.to_string()))?
+            .origin(origin)
+            .connect_timeout(timeout)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+            .keep_alive_timeout(KEEP_ALIVE_WITHIN)
+            .keep_alive_while_idle(true);
+        let tls = match tls.filter(|_| url.tls()) {
+            Some(connector) => {
+                let name = ServerName::try_from(url.host().to_owned())
+                    .map_err(|error| ClientError::System(format!("{}: {error}", url.host())))?;
+                Some((name, connector.clone()))
+            }
+            None => None,
+        };
+        Ok(Self { url: url.clone(), endpoint, tls, timeout })
+    }
+
+    pub(crate) const fn url(&self) -> &GatewayUrl {
+        &self.url
+    }
+
+    /// A channel of its own connection, which is made on first use and again whenever it broke.
+    pub(crate) fn dial(&self) -> Channel {
+        let (url, timeout) = (self.url.clone(), self.timeout);
+        let Some((name, connector)) = self.tls.clone() else {
+            return self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let url = url.clone();
+                async move { tcp(&url, timeout).await.map(TokioIo::new) }
+            }));
+        };
+        self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let (url, name, connector) = (url.clone(), name.clone(), connector.clone());
+            async move {
+                let socket = tcp(&url, timeout).await?;
+                connector.connect(name, socket).await.map(TokioIo::new)
+            }
+        }))
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dialer({})", self.url)
+    }
 }
 
 async fn tcp(url: &GatewayUrl, timeout: Duration) -> std::io::Result<TcpStream> {

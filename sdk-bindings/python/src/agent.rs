@@ -21,7 +21,7 @@ use crate::{
     answer::{Checked, Failure, into_python},
 };
 
-/// A connection to one gateway.
+/// The gateways of a workspace, of which one is used at a time.
 #[pyclass(module = "agent_assembly._native", frozen)]
 pub(crate) struct Client {
     client: blocking::Client,
@@ -75,7 +75,7 @@ impl Client {
 
     #[getter]
     fn gateway_url(&self) -> String {
-        self.client.config().gateway_url.to_string()
+        self.client.config().gateway_urls.to_string()
     }
 
     #[getter]

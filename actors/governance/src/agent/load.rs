@@ -23,7 +23,7 @@ use crate::{
     chain::{Chain, ChainError, NOWHERE, decode_entry},
     keys,
     rate_window::{RING, RateWindow, Slot},
-    recent_actions::{ActionKey, RecentActions},
+    recent_actions::{ActionKey, PAGES, RecentActions, SavedPages},
     services::Services,
     stored::{self, Damaged},
 };
@@ -60,7 +60,7 @@ impl AgentActor {
         let record: Option<AgentRecord> =
             stored::read(&mut *txn, &keys::agent(workspace, agent)).await?;
         let rates = read_rates(&mut *txn, id).await?;
-        let recent = read_recent(&mut *txn, workspace, shard.id, chain.position()).await?;
+        let recent = read_recent(&mut *txn, id, shard.id, chain.position()).await?;
         let open = read_calls(&mut *txn, id).await?;
         let approving = read_approving(&mut *txn, id).await?;
         let armed = Armed::read(&mut *txn, id).await?;
@@ -143,21 +143,27 @@ async fn read_rates(txn: &mut dyn Transaction, id: AgentKeyId) -> Result<Rates, 
     Ok(Rates(windows.collect()))
 }
 
-/// Walks the chain back over the latest actions. The walk is bounded by what is remembered.
+/// Reads the pages of the latest actions, and walks the chain back over those since.
 async fn read_recent(
     txn: &mut dyn Transaction,
-    workspace: WorkspaceId,
+    id: AgentKeyId,
     shard: ShardId,
     head: u64,
 ) -> Result<RecentActions, ReadError> {
+    let AgentKeyId { workspace, agent } = id;
+    let space = keys::recent(workspace, agent);
+    let stored = txn.range_snapshot(&space.range(), PAGES, Order::Forward).await?;
+    let saved = SavedPages::decode(stored.iter().map(|(_, page)| &page[..]));
+    let saved = saved.ok_or_else(|| Damaged::at(&space.to_key()))?;
     let mut recent = RecentActions::default();
     let mut position = head;
-    while position != NOWHERE && !recent.is_full() {
+    while position != NOWHERE && !saved.cover(position) && !recent.is_full() {
         let key = entry_key(workspace, shard, position);
         // Expired entries are gone; what is older than the retention needs no remembering.
         let Some(stored) = txn.get_snapshot(&key).await? else { break };
         let (earlier, line) = decode_entry(&stored).ok_or_else(|| Damaged::at(&key))?;
         let entry = Entry::parse(&line).map_err(|_| Damaged::at(&key))?;
+        recent.count_entry();
         if let Some(action) = &entry.action {
             let key = match entry.kind {
                 Kind::Event => ActionKey::Event(action.id),
@@ -167,6 +173,7 @@ async fn read_recent(
         }
         position = earlier;
     }
+    recent.put_before(&saved);
     Ok(recent)
 }
 

@@ -9,18 +9,21 @@ use std::{io::Write, sync::Arc};
 use aa_ledger::{Entry, ExportWriter, Hash, TileTree, write_cef};
 use aa_protocol::{Timestamp, WorkspaceId};
 use aa_runtime::{Node, ShardId, journal::log_prefix};
-use aa_store::{KeyRange, Order, Store, Transaction};
+use aa_store::{KeyRange, Order, Store};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::turns::Queue;
+use super::{
+    leaves::{Leaves, segment_of},
+    turns::Queue,
+};
 use crate::{
     chain::decode_entry,
     governance::{Governance, GovernanceError},
     keys,
     permission::{Permit, ReadAudit},
-    stored::{self, Damaged},
-    tenant::{CheckpointFailed, Segment, SegmentOf, SignedCheckpoint, with_tiles},
+    stored::Damaged,
+    tenant::{CheckpointFailed, SegmentOf, SignedCheckpoint, with_tiles},
 };
 
 /// How an export is written.
@@ -51,26 +54,14 @@ const CHUNK: usize = 64 << 10;
 /// What a slice gathers before another export gets its turn, in bytes.
 const SLICE: usize = 256 << 10;
 
-/// Entries read from the store at a time.
-const READ: usize = 128;
-
-/// Segments read from the store at a time.
-const SEGMENTS: usize = 64;
-
 /// Clocks of agents on one node agree within this; segments that end earlier before `since` are left out.
 const SLACK: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What is still to be written of an export.
 struct Work {
     store: Arc<dyn Store>,
-    workspace: WorkspaceId,
     sink: Sink,
-    /// Segments that were read from the store and not written yet, in reverse.
-    segments: Vec<SegmentOf>,
-    /// The segments to come.
-    range: KeyRange,
-    /// Leaves of the export: the checkpoint covers no more.
-    size: u64,
+    leaves: Leaves,
 }
 
 /// What is written but not sent yet, shared with the writer that fills it.
@@ -107,10 +98,8 @@ impl Governance {
             ExportFormat::Cef => Sink::Cef { out: Chunk::default(), version: program_version },
             ExportFormat::JsonLines => self.json_lines(workspace, &checkpoint, first).await?,
         };
-        let range =
-            KeyRange::new(keys::segment(workspace, first), keys::segments(workspace).end().clone());
-        let store = self.services.node.store();
-        let work = Work { store, workspace, sink, segments: Vec::new(), range, size };
+        let leaves = Leaves::new(workspace, first, size);
+        let work = Work { store: self.services.node.store(), sink, leaves };
         let queue = self.services.log_readers.queue(workspace);
         let (sender, chunks) = mpsc::channel(4);
         let node = self.services.node.clone();
@@ -179,14 +168,6 @@ impl Governance {
     }
 }
 
-fn segment_of(workspace: WorkspaceId, key: &[u8], value: &[u8]) -> Result<SegmentOf, Damaged> {
-    let space = keys::segments_of(workspace);
-    let first_leaf = space.unpack(key).ok().and_then(|mut parts| parts.u64().ok());
-    let segment: Segment = stored::decode(key, value)?;
-    let first_leaf = first_leaf.filter(|_| segment.count > 0).ok_or_else(|| Damaged::at(key))?;
-    Ok(SegmentOf { first_leaf, segment })
-}
-
 // === impl Work ===
 
 impl Work {
@@ -221,62 +202,14 @@ impl Work {
         // A transaction per slice: a snapshot is not held for as long as a reader may take.
         let mut txn = self.store.begin().await?;
         while self.sink.gathered() < SLICE {
-            let Some(next) = self.next_segment(&mut *txn).await? else {
+            let Some(run) = self.leaves.next(&mut *txn).await? else {
                 return Ok((self.sink.finish()?, None));
             };
-            let SegmentOf { first_leaf, segment: Segment { shard, first, count } } = next;
-            let lines = self.read(&mut *txn, shard, first, first + count).await?;
-            for line in &lines {
+            for line in &run.lines {
                 self.sink.entry(line)?;
-            }
-            let written = lines.len() as u64;
-            if written < count {
-                let segment = Segment { shard, first: first + written, count: count - written };
-                self.segments.push(SegmentOf { first_leaf: first_leaf + written, segment });
             }
         }
         Ok((self.sink.take(), Some(self)))
-    }
-
-    /// Takes the next segment, cut to what the checkpoint covers.
-    async fn next_segment(
-        &mut self,
-        txn: &mut dyn Transaction,
-    ) -> Result<Option<SegmentOf>, GovernanceError> {
-        if self.segments.is_empty() {
-            let page = txn.range_snapshot(&self.range, SEGMENTS, Order::Forward).await?;
-            if let Some((last, _)) = page.last() {
-                self.range = self.range.after(last);
-            }
-            for (key, value) in page.iter().rev() {
-                self.segments.push(segment_of(self.workspace, key, value)?);
-            }
-        }
-        let next = self.segments.pop().filter(|next| next.first_leaf < self.size);
-        Ok(next.map(|SegmentOf { first_leaf, segment }| {
-            let count = segment.count.min(self.size - first_leaf);
-            SegmentOf { first_leaf, segment: Segment { count, ..segment } }
-        }))
-    }
-
-    async fn read(
-        &self,
-        txn: &mut dyn Transaction,
-        shard: u16,
-        from: u64,
-        end: u64,
-    ) -> Result<Vec<Bytes>, GovernanceError> {
-        let prefix = log_prefix(self.workspace, ShardId(shard));
-        let at = |position: u64| Bytes::from([prefix.as_slice(), &position.to_be_bytes()].concat());
-        let range = KeyRange::new(at(from), at(end));
-        let entries = txn.range_snapshot(&range, READ, Order::Forward).await?;
-        if entries.is_empty() {
-            return Err(Damaged::at(&at(from)).into());
-        }
-        let line = |(key, stored): &(Bytes, Bytes)| {
-            decode_entry(stored).map(|(_, line)| line).ok_or_else(|| Damaged::at(key))
-        };
-        Ok(entries.iter().map(line).collect::<Result<_, _>>()?)
     }
 }
 

@@ -219,7 +219,11 @@ impl Governance {
                 found.extend(page.iter().filter_map(|(key, _)| keys::workspace_of(key)));
                 range = rest;
             }
-            self.services.alerting.lock().extend(found);
+            for workspace in found {
+                if self.services.is_there(workspace).await? {
+                    self.services.alerting.lock().insert(workspace);
+                }
+            }
         }
         Ok(())
     }

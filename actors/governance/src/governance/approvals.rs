@@ -213,6 +213,7 @@ impl Governance {
 
     async fn wake_pending(&self) -> Result<(), StoreError> {
         let mut range = keys::all_pending_approvals();
+        let mut known = None;
         loop {
             let mut txn = self.services.node.store().begin().await?;
             let page = txn.range_snapshot(&range, PAGE, Order::Forward).await?;
@@ -220,8 +221,14 @@ impl Governance {
             let rest = range.clone().after(last);
             for (workspace, id) in page.iter().filter_map(|(key, _)| keys::pending_approval_id(key))
             {
-                let key = ApprovalKey { workspace, id };
-                self.services.wake_approval_here(&key);
+                // Their keys are in the order of workspaces.
+                if known.is_none_or(|(of, _)| of != workspace) {
+                    known = Some((workspace, self.services.is_there(workspace).await?));
+                }
+                if known == Some((workspace, true)) {
+                    let key = ApprovalKey { workspace, id };
+                    self.services.wake_approval_here(&key);
+                }
             }
             range = rest;
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use aa_protocol::WorkspaceId;
-use aa_runtime::{Fault, Node, Reply};
-use aa_store::Order;
+use aa_runtime::{Fault, Reply};
+use aa_store::{Order, Store, StoreError};
 use aa_vault::{KeyRing, SecretName, SecretValue};
 
 use super::{Governance, GovernanceError};
@@ -26,8 +26,8 @@ impl Governance {
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn has_secrets(node: &Node) -> Result<bool, GovernanceError> {
-        let mut txn = node.store().begin().await?;
+    pub async fn has_secrets(store: &dyn Store) -> Result<bool, StoreError> {
+        let mut txn = store.begin().await?;
         let rings = txn.range_snapshot(&keys::key_rings(), 1, Order::Forward).await?;
         Ok(!rings.is_empty())
     }
@@ -149,8 +149,12 @@ impl Governance {
                 in_use.iter_mut().for_each(|in_use| in_use.extend(ring.master_keys()));
                 let master = &*self.services.master_key;
                 let is_wanting = ring.is_rotating() || ring.is_due(now) || is_behind(&ring, master);
-                if is_wanting && self.services.is_vault_here(ring.workspace()) {
-                    self.services.send_vault(&ring.workspace(), VaultMessage::Tend);
+                let workspace = ring.workspace();
+                if is_wanting
+                    && self.services.is_vault_here(workspace)
+                    && self.services.is_there(workspace).await?
+                {
+                    self.services.send_vault(&workspace, VaultMessage::Tend);
                 }
             }
             range = rest;

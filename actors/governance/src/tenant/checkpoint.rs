@@ -4,9 +4,14 @@
 //! place in the tree: run after run of one shard's log, each noted as a segment. A checkpoint leaves the
 //! process only after the tree it signs is committed, so no two trees are ever signed at one size.
 
+use std::time::Duration;
+
 use aa_ledger::{Checkpoint, Hash};
 use aa_protocol::Timestamp;
-use aa_runtime::{Fault, Flow, Record, Reply, ShardId, journal::log_prefix};
+use aa_runtime::{
+    Fault, Flow, Record, Reply, ShardId,
+    journal::{log_end, log_ends, log_prefix},
+};
 use aa_store::{KeyRange, Order, Store};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -36,6 +41,10 @@ pub(crate) struct SegmentOf {
 
 /// Entries taken from one shard's log at a time: about 1 MiB.
 const RUN: usize = 2_048;
+
+/// How often each log of a cluster is looked at, whether or not it is said to have grown: a node of an earlier version
+/// says nothing.
+const LOOK_AT_ALL_EVERY: Duration = Duration::from_secs(60);
 
 impl TenantActor {
     pub(super) async fn checkpoint(
@@ -80,16 +89,40 @@ impl TenantActor {
     /// Appends every committed entry that is not in the tree yet; what must be stored goes to `writes`.
     async fn take_in(&mut self, writes: &mut Vec<(Bytes, Bytes)>) -> Result<(), String> {
         let store = self.services.node.store();
-        for shard in 0..self.services.node.shard_count() {
+        let began = self.services.clock.elapsed();
+        let looks_at_all = !self.services.node.is_clustered()
+            || self.looked_at_all.is_none_or(|at| began.saturating_sub(at) >= LOOK_AT_ALL_EVERY);
+        let shards = if looks_at_all {
+            (0..self.services.node.shard_count()).map(ShardId).collect()
+        } else {
+            self.grown(&*store).await?
+        };
+        for shard in shards {
             loop {
-                let taken = self.take_run(&*store, ShardId(shard), writes).await?;
+                let taken = self.take_run(&*store, shard, writes).await?;
                 if taken < RUN {
                     break;
                 }
                 self.flush(writes).await?;
             }
         }
+        if looks_at_all {
+            self.looked_at_all = Some(began);
+        }
         Ok(())
+    }
+
+    /// The shards whose logs go further than the tree, as the nodes that have them say: one read for all.
+    async fn grown(&self, store: &dyn Store) -> Result<Vec<ShardId>, String> {
+        let mut txn = store.begin().await.map_err(|error| error.to_string())?;
+        let range = log_ends(self.workspace);
+        let ends = txn.range_snapshot(&range, usize::from(u16::MAX), Order::Forward).await;
+        let ends = ends.map_err(|error| error.to_string())?;
+        let ends = ends.iter().filter_map(|(key, value)| log_end(key, value));
+        let is_ahead = |(shard, end): &(ShardId, u64)| {
+            self.tree.next.get(&shard.0).is_none_or(|next| end > next)
+        };
+        Ok(ends.filter(is_ahead).map(|(shard, _)| shard).collect())
     }
 
     async fn take_run(

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aa_ledger::{Checkpoint, LogKey, Stream, TreeEdge};
 use aa_protocol::WorkspaceId;
-use aa_runtime::LiveShard;
+use aa_runtime::{Fault, LiveShard};
 use aa_store::{Order, StoreError};
 
 use super::{
-    SignedCheckpoint, TenantActor, TreeState,
+    RestoredFrom, SignedCheckpoint, TenantActor, TreeState,
     tiles::{TilesUnreadable, with_tiles},
 };
 use crate::{
@@ -32,6 +32,8 @@ pub(super) enum ReadError {
     Record(#[from] stored::ReadError),
     #[error(transparent)]
     Tiles(#[from] TilesUnreadable),
+    #[error("where it was restored from could not be noted: {0}")]
+    NotNoted(#[from] Fault),
     #[error("its log key is not usable: {0}")]
     LogKey(#[from] aa_ledger::VerifierKeyError),
 }
@@ -58,7 +60,10 @@ impl TenantActor {
         let latest = read_latest(&mut *txn, workspace, &log_key).await?;
         let size = tree.size;
         let edge = with_tiles(&*store, workspace, |tiles| TreeEdge::load(size, tiles)).await?;
-        Ok(Self {
+        let restored: Option<RestoredFrom> =
+            stored::read(&mut *txn, &keys::restored(workspace)).await?;
+        let now = services.clock.now();
+        let mut tenant = Self {
             workspace,
             shard,
             services,
@@ -69,7 +74,14 @@ impl TenantActor {
             tree,
             edge,
             latest,
-        })
+            looked_at_all: None,
+        };
+        if let Some(from) = restored {
+            tenant.note_restored(&from, now);
+            // Before anybody hears of the log.
+            tenant.shard.journal.barrier().await?;
+        }
+        Ok(tenant)
     }
 }
 

@@ -3,7 +3,7 @@
 use aa_runtime::{Fault, Incoming, Outgoing, Remote, WireError};
 use serde::{Deserialize, Serialize};
 
-use super::{KeyError, TenantMessage};
+use super::{ClusterChange, KeyError, TenantMessage};
 use crate::api_key::{ApiKey, KeyRecord};
 
 /// A key that was made. It is shown to its owner once, and crosses from node to node for that only.
@@ -12,6 +12,13 @@ struct NewlyMade {
     record: KeyRecord,
     #[serde(with = "shown_once")]
     key: ApiKey,
+}
+
+/// Who changed what of the cluster.
+#[derive(Serialize, Deserialize)]
+struct ClusterNote {
+    actor: String,
+    change: ClusterChange,
 }
 
 impl Remote for TenantMessage {
@@ -30,6 +37,10 @@ impl Remote for TenantMessage {
             Self::NoteBroken(problem, reply) => {
                 Outgoing::new("note_broken", &problem).answering(reply)
             }
+            Self::NoteCluster(actor, change, reply) => {
+                Outgoing::new("note_cluster", &ClusterNote { actor, change }).answering(reply)
+            }
+            Self::NoteBackup(actor, reply) => Outgoing::new("note_backup", &actor).answering(reply),
             Self::Checkpoint(reply) => Outgoing::new("checkpoint", &()).answering(reply),
         })
     }
@@ -47,6 +58,11 @@ impl Remote for TenantMessage {
             }
             "revoke_key" => Ok(Self::RevokeKey(incoming.body()?, incoming.reply()?)),
             "note_broken" => Ok(Self::NoteBroken(incoming.body()?, incoming.reply()?)),
+            "note_cluster" => {
+                let ClusterNote { actor, change } = incoming.body()?;
+                Ok(Self::NoteCluster(actor, change, incoming.reply()?))
+            }
+            "note_backup" => Ok(Self::NoteBackup(incoming.body()?, incoming.reply()?)),
             "checkpoint" => Ok(Self::Checkpoint(incoming.reply()?)),
             _ => incoming.unknown(),
         }
@@ -57,7 +73,9 @@ impl Remote for TenantMessage {
             Self::Create(_, reply) => reply.send(Err(fault)),
             Self::CreateKey(_, reply) => reply.send(Err(fault)),
             Self::RevokeKey(_, reply) => reply.send(Err(fault)),
-            Self::NoteBroken(_, reply) => reply.send(Err(fault)),
+            Self::NoteBroken(_, reply)
+            | Self::NoteBackup(_, reply)
+            | Self::NoteCluster(_, _, reply) => reply.send(Err(fault)),
             Self::Checkpoint(reply) => reply.send(Err(fault)),
         }
     }

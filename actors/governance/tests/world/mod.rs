@@ -14,7 +14,7 @@ use aa_ledger::MacKey;
 use aa_notify::{Guard, Lookup, Roots, SendLimits, Sender};
 use aa_protocol::{Action, ActionId, AgentFacts, AgentId, GovernanceLevel, Timestamp, WorkspaceId};
 use aa_runtime::{Clock, Fault, ManualClock, Node, NodeOptions, Reply, SeededEntropy};
-use aa_store::{Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
+use aa_store::{FaultRates, Faults, MemoryStore, Store, SystemClock as StoreSystemClock};
 use aa_vault::master_key::env::EnvMasterKey;
 use zeroize::Zeroizing;
 
@@ -34,9 +34,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let faults = Faults::none();
-        let store: Arc<dyn Store> =
-            Arc::new(MemoryStore::with(Arc::new(StoreSystemClock::default()), faults.clone()));
+        let (store, faults) = new_store();
         let noon: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let world = Self::over(store, faults, ManualClock::new(noon)).await;
         world.governance.set_up_workspace(world.workspace, "test").await.unwrap();
@@ -49,12 +47,22 @@ impl World {
         Self::over(self.store, self.faults, self.clock).await
     }
 
+    /// A new process over what an earlier one left, to whose store it has a way of its own.
+    pub(crate) async fn restarted_over(
+        self,
+        way: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
+        self.node.stop().await;
+        Self::over(way(self.store), self.faults, self.clock).await
+    }
+
     /// A second process over the same store, which takes the shards away from this one, as this one does from it.
     pub(crate) async fn beside(&self) -> Self {
         Self::over(Arc::clone(&self.store), self.faults.clone(), self.clock.clone()).await
     }
 
-    async fn over(store: Arc<dyn Store>, faults: Faults, clock: ManualClock) -> Self {
+    /// A process over what the store holds.
+    pub(crate) async fn over(store: Arc<dyn Store>, faults: Faults, clock: ManualClock) -> Self {
         let entropy = Arc::new(SeededEntropy::new(clock.now().as_micros() as u64));
         let options = NodeOptions { name: "n".into(), shards: 2, cluster: None };
         let node = Node::start(Arc::clone(&store), Arc::new(clock.clone()), entropy, options)
@@ -165,6 +173,18 @@ impl World {
         let entries = lines[1..lines.len() - 1].iter();
         entries.map(|line| aa_ledger::Entry::parse(line).unwrap()).collect()
     }
+}
+
+/// An empty store, and the faults that can be asked of it.
+pub(crate) fn new_store() -> (Arc<dyn Store>, Faults) {
+    faulty_store(0)
+}
+
+/// The same; what chance decides follows from the seed.
+pub(crate) fn faulty_store(seed: u64) -> (Arc<dyn Store>, Faults) {
+    let faults = Faults::seeded(seed, FaultRates::default());
+    let store = MemoryStore::with(Arc::new(StoreSystemClock::default()), faults.clone());
+    (Arc::new(store), faults)
 }
 
 /// Resolves nothing: tests stay on this machine.

@@ -115,6 +115,20 @@ impl Keys {
         Ok(Self { log, mac })
     }
 
+    /// Whether the log key `verifier`, in its text form, is among the trusted ones and was in use at `time`.
+    ///
+    /// # Errors
+    /// Why it is not to be believed.
+    pub fn check_log_key(&self, verifier: &str, time: Timestamp) -> Result<(), String> {
+        let wanted = LogVerifier::parse(verifier)
+            .ok_or_else(|| format!("`{verifier}` is not a verifier key"))?;
+        let known = self.log.iter().find(|key| key.verifier == wanted);
+        let known =
+            known.ok_or_else(|| format!("the keys file does not have the key {verifier}"))?;
+        let problem = known.validity.problem(&time.to_string());
+        problem.map_or(Ok(()), |problem| Err(format!("the key {verifier} {problem}")))
+    }
+
     pub(super) fn mac_key(&self, id: &str) -> Option<&MacKeyEntry> {
         self.mac.iter().find(|key| key.id == id)
     }

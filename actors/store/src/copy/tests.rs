@@ -35,6 +35,15 @@ async fn ahead() -> MemoryStore {
     store
 }
 
+/// A copy as of now: nobody writes to the sources here.
+async fn copy_now(
+    source: &dyn Store,
+    target: &dyn Store,
+    progress: impl FnMut(Progress),
+) -> Result<Report, CopyError> {
+    copy(source, version(source).await.unwrap(), target, progress).await
+}
+
 fn redb(directory: &TempDir, name: &str, first_version: Version) -> RedbStore {
     let options = RedbOptions { first_version, ..RedbOptions::default() };
     RedbStore::open(directory.path().join(name), options).unwrap()
@@ -47,7 +56,7 @@ async fn a_copy_has_everything_and_goes_on_stamping_above_it() {
     fill(&source, 1_000).await;
     let target = redb(&directory, "target", version(&source).await.unwrap());
     let mut told = Vec::new();
-    let report = copy(&source, &target, |progress| told.push(progress)).await.unwrap();
+    let report = copy_now(&source, &target, |progress| told.push(progress)).await.unwrap();
     let expected = contents(&source).await;
     assert_eq!(contents(&target).await, expected);
     assert_eq!(report.volume.pairs, expected.len() as u64);
@@ -64,7 +73,7 @@ async fn a_copy_has_everything_and_goes_on_stamping_above_it() {
 
 #[tokio::test]
 async fn an_empty_store_is_copied_too() {
-    let report = copy(&MemoryStore::new(), &MemoryStore::new(), |_| {}).await.unwrap();
+    let report = copy_now(&MemoryStore::new(), &MemoryStore::new(), |_| {}).await.unwrap();
     assert_eq!(report.volume, Volume::default());
 }
 
@@ -74,7 +83,7 @@ async fn a_target_that_is_not_empty_is_refused_and_left_alone() {
     fill(&source, 10).await;
     fill(&target, 1).await;
     let before = contents(&target).await;
-    let error = copy(&source, &target, |_| {}).await.unwrap_err();
+    let error = copy_now(&source, &target, |_| {}).await.unwrap_err();
     assert!(matches!(error, CopyError::NotEmpty), "{error}");
     assert_eq!(contents(&target).await, before);
 }
@@ -82,7 +91,7 @@ async fn a_target_that_is_not_empty_is_refused_and_left_alone() {
 #[tokio::test]
 async fn a_target_whose_versions_are_behind_is_refused_with_what_to_do() {
     let source = ahead().await;
-    let error = copy(&source, &MemoryStore::new(), |_| {}).await.unwrap_err();
+    let error = copy_now(&source, &MemoryStore::new(), |_| {}).await.unwrap_err();
     assert!(error.to_string().contains("advanceversion 200"), "{error}");
 }
 
@@ -91,12 +100,12 @@ async fn an_interrupted_copy_is_recognised_whichever_way_it_is_used() {
     let (source, target) = (MemoryStore::new(), ahead().await);
     fill(&source, 300).await;
     target.faults().script([None, None, Some(Fault::Full)]);
-    let error = copy(&source, &target, |_| {}).await.unwrap_err();
+    let error = copy_now(&source, &target, |_| {}).await.unwrap_err();
     assert!(matches!(error, CopyError::Write(_)), "{error}");
     assert_eq!(check_complete(&target).await.unwrap(), Err(IncompleteCopy));
-    let error = copy(&source, &target, |_| {}).await.unwrap_err();
+    let error = copy_now(&source, &target, |_| {}).await.unwrap_err();
     assert!(matches!(error, CopyError::Interrupted), "{error}");
-    let error = copy(&target, &MemoryStore::new(), |_| {}).await.unwrap_err();
+    let error = copy_now(&target, &MemoryStore::new(), |_| {}).await.unwrap_err();
     assert!(matches!(error, CopyError::IncompleteSource), "{error}");
 }
 
@@ -110,7 +119,7 @@ async fn what_fails_for_a_while_is_tried_again_to_the_same_result() {
         Some(Fault::UnknownLost),
         Some(Fault::Unavailable),
     ]);
-    copy(&source, &target, |_| {}).await.unwrap();
+    copy_now(&source, &target, |_| {}).await.unwrap();
     assert_eq!(contents(&target).await, contents(&source).await);
 }
 
@@ -119,7 +128,7 @@ async fn a_source_that_changes_meanwhile_is_found() {
     let (source, target) = (MemoryStore::new(), ahead().await);
     fill(&source, 200).await;
     let mut writer = Some(source.clone());
-    let error = copy(&source, &target, |_| {
+    let error = copy_now(&source, &target, |_| {
         if let Some(writer) = writer.take() {
             let mut transaction = writer.begin().now_or_never().unwrap().unwrap();
             transaction.put(Bytes::from_static(b"key-0"), Bytes::from_static(b"changed"));

@@ -1,12 +1,8 @@
 //! `aasm audit export`, `checkpoint` and `keys`: what leaves the control plane.
 
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use tempfile::NamedTempFile;
 
 use crate::{
     api::Api,
@@ -15,6 +11,7 @@ use crate::{
     outcome::{Exit, Failure},
     policy::REMOTE_EXIT_CODES,
     terminal::Terminal,
+    whole_file::WholeFile,
 };
 
 #[derive(Args, Debug)]
@@ -66,13 +63,6 @@ enum ExportFormat {
     Cef,
 }
 
-/// A file that appears under its name once it is whole.
-struct WholeFile {
-    path: PathBuf,
-    temporary: NamedTempFile,
-    bytes: u64,
-}
-
 pub(crate) fn export(
     arguments: &ExportArguments,
     terminal: &mut Terminal,
@@ -120,35 +110,4 @@ fn deliver(content: &[u8], out: Option<&Path>, terminal: &mut Terminal) -> Resul
     let bytes = file.finish()?;
     terminal.note(format_args!("wrote {bytes} bytes to {}", path.display()));
     Ok(Exit::Done)
-}
-
-// === impl WholeFile ===
-
-impl WholeFile {
-    fn create(path: &Path) -> Result<Self, Failure> {
-        // Beside its destination, so that it can be moved there in one step.
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let temporary = NamedTempFile::with_prefix_in(".aasm-", directory).map_err(|error| {
-            Failure::refused(format_args!("cannot write to {}: {error}", directory.display()))
-        })?;
-        Ok(Self { path: path.to_owned(), temporary, bytes: 0 })
-    }
-
-    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.temporary.write_all(piece)?;
-        self.bytes += piece.len() as u64;
-        Ok(())
-    }
-
-    fn finish(self) -> Result<u64, Failure> {
-        let Self { path, temporary, bytes } = self;
-        let failed =
-            |error| Failure::refused(format_args!("cannot write {}: {error}", path.display()));
-        temporary.as_file().sync_all().map_err(failed)?;
-        temporary.persist(&path).map_err(|error| failed(error.error))?;
-        Ok(bytes)
-    }
 }

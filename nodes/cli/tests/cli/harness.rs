@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The longest any single step may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a command ended and what it said.
 pub(crate) struct Ran {
@@ -30,10 +30,11 @@ pub(crate) struct Up {
     directory: TempDir,
 }
 
-/// `aasm` without anything of the caller's environment.
+/// `aasm` without anything of the caller's environment but where shared libraries are.
 pub(crate) fn aasm() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aasm"));
     command.env_clear().stdin(Stdio::null());
+    command.envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)));
     command
 }
 

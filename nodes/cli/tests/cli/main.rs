@@ -13,3 +13,4 @@ mod policy_eval;
 mod policy_test;
 mod secrets;
 mod stores;
+mod workspaces;

@@ -85,9 +85,72 @@ fn a_deployment_moves_to_foundationdb_and_back() {
     let again = copy(text(&data), &cluster).exits(1);
     assert!(again.err.contains("not empty"), "{}", again.err);
 
+    let alone = run(aasm().args(["up", "--data", text(&data), "--store", &cluster])).exits(1);
+    assert!(alone.err.contains("--cluster NAME"), "{}", alone.err);
+
     std::fs::rename(data.join("store.redb"), data.join("old.redb")).unwrap();
-    let up = Up::start_with(directory, &["--store", &cluster]);
-    assert!(has_the_key(&up));
-    let (_directory, code) = up.stop("-TERM");
+    let a = node(directory, &cluster, "a");
+    assert!(has_the_key(&a), "its keys came along");
+    let second = tempfile::tempdir().unwrap();
+    let secrets = second.path().join("data/secrets");
+    std::fs::create_dir_all(&secrets).unwrap();
+    let lost =
+        run(aasm().args(as_node(&cluster, "b")).arg("--data").arg(secrets.parent().unwrap()));
+    assert!(lost.exits(1).err.contains("no master key file"));
+    std::fs::copy(data.join("secrets/master-key.json"), secrets.join("master-key.json")).unwrap();
+    let b = node(second, &cluster, "b");
+    until(|| is_whole(&b, 2));
+    assert_eq!(b.started["workspace_id"], a.started["workspace_id"]);
+    b.run(&["key", "create", "later", "--role", "viewer"]).exits(0);
+
+    a.run(&["cluster", "drain", "a"]).exits(0);
+    let (_directory, code) = a.stop("-TERM");
     assert_eq!(code, Some(0), "the client's thread is stopped in order");
+    assert!(has_the_key(&b));
+    until(|| is_whole(&b, 1));
+    let log = b.run(&["audit", "query", "--kind", "workspace"]).exits(0).out;
+    assert!(log.contains("drained"), "{log}");
+    let (_directory, code) = b.stop("-KILL");
+    assert_eq!(code, None);
+}
+
+#[cfg(feature = "foundationdb")]
+fn as_node<'a>(cluster: &'a str, name: &'a str) -> [&'a str; 13] {
+    let any = "127.0.0.1:0";
+    [
+        "up",
+        "--gateway",
+        any,
+        "--api",
+        any,
+        "--store",
+        cluster,
+        "--cluster",
+        "prod",
+        "--node",
+        name,
+        "--relay",
+        any,
+    ]
+}
+
+#[cfg(feature = "foundationdb")]
+fn node(directory: tempfile::TempDir, cluster: &str, name: &str) -> Up {
+    Up::start_with(directory, &as_node(cluster, name)[5..])
+}
+
+/// Whether so many nodes serve all shards, as one of them says.
+#[cfg(feature = "foundationdb")]
+fn is_whole(up: &Up, nodes: u64) -> bool {
+    let status: Value = up.run(&["cluster", "status", "--format", "json"]).json();
+    status["status"] == "ok" && status["nodes_alive"] == nodes
+}
+
+#[cfg(feature = "foundationdb")]
+fn until(reached: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !reached() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "it does not come");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }

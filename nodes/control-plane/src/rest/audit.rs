@@ -1,17 +1,15 @@
 //! The audit log: reading it, following it, taking it away with its proof.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aa_governance::{
-    GovernanceError,
-    audit::{Cursor, Export, ExportFormat, Filter, Page},
+    audit::{Cursor, ExportFormat, Filter, Page},
     permission::ReadAudit,
 };
 use aa_ledger::Kind;
 use aa_protocol::{AgentId, EventId, Timestamp, Verdict};
 use axum::{
     Json,
-    body::Body,
     extract::State,
     http::{HeaderName, header},
     response::{IntoResponse, Response},
@@ -19,7 +17,6 @@ use axum::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -28,6 +25,7 @@ use super::{
     agents::page_limit,
     input::{Params, invalid},
     problem::{Problem, ProblemKind},
+    streamed::Streamed,
 };
 
 /// A page of entries.
@@ -117,19 +115,8 @@ enum Format {
     Cef,
 }
 
-/// An export on its way, with what shows at its end whether it is whole.
-struct Streamed {
-    export: Export,
-    /// Lines still to come, where the format has nothing that closes it.
-    lines_left: Option<u64>,
-    _held: OwnedSemaphorePermit,
-}
-
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
-
-/// How long a chunk of an export waits for its reader.
-const STALL: Duration = Duration::from_secs(60);
 
 /// Entries that match, newest first.
 #[utoipa::path(
@@ -219,15 +206,8 @@ pub(crate) async fn export_entries(
         ExportFormat::JsonLines => None,
         ExportFormat::Cef => Some(export.checkpoint.checkpoint.size.saturating_sub(export.first)),
     };
-    let streamed = Streamed { export, lines_left, _held: held };
-    let (out, chunks) = mpsc::channel(1);
-    tokio::spawn(streamed.hand_to(out));
-    let chunks = futures::stream::try_unfold(chunks, |mut chunks| async move {
-        // Only what is whole ends with the end's own sign.
-        let next = chunks.recv().await.unwrap_or(Err(CutShort::Unread))?;
-        Ok::<_, CutShort>(next.map(|chunk| (chunk, chunks)))
-    });
-    Ok((headers, Body::from_stream(chunks)).into_response())
+    let streamed = Streamed { chunks: export.chunks, lines_left, held };
+    Ok((headers, streamed.body()).into_response())
 }
 
 /// A signed checkpoint over everything committed so far, in the C2SP form. Kept elsewhere, it shows
@@ -287,126 +267,5 @@ impl EntryParams {
         let cursor = cursor.map_err(|error| invalid(error.to_string()))?;
         let limit = page_limit(limit, DEFAULT_PAGE, MAX_PAGE)?;
         Ok((Filter { agent, kind, verdict, since, until, event }, cursor, limit))
-    }
-}
-
-/// The body ends in an error, which breaks the connection.
-#[derive(Debug, thiserror::Error)]
-enum CutShort {
-    #[error(transparent)]
-    Failed(#[from] GovernanceError),
-    #[error("the export ended early, with {0} entries to come")]
-    Early(u64),
-    #[error("the export was not read for {STALL:?}")]
-    Unread,
-}
-
-/// The next part of an export; `None` is its end.
-type Next = Result<Option<Bytes>, CutShort>;
-
-// === impl Streamed ===
-
-impl Streamed {
-    /// Hands chunk after chunk to the response. A reader that stops reading must not keep its place among
-    /// the exports: after [`STALL`] it is given up.
-    async fn hand_to(mut self, out: mpsc::Sender<Next>) {
-        loop {
-            let next = self.next().await;
-            let goes_on = matches!(next, Ok(Some(_)));
-            let taken = tokio::time::timeout(STALL, out.send(next)).await;
-            if !goes_on || !matches!(taken, Ok(Ok(()))) {
-                return;
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>, CutShort> {
-        let cut_short = |error: CutShort| {
-            tracing::error!(%error, "an export was cut short");
-            error
-        };
-        match self.export.chunks.recv().await {
-            Some(Ok(chunk)) => {
-                if let Some(left) = &mut self.lines_left {
-                    let lines = chunk.iter().filter(|&&byte| byte == b'\n').count();
-                    *left = left.saturating_sub(lines as u64);
-                }
-                Ok(Some(chunk))
-            }
-            Some(Err(error)) => Err(cut_short(error.into())),
-            None => match self.lines_left {
-                Some(left) if left > 0 => Err(cut_short(CutShort::Early(left))),
-                _ => Ok(None),
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aa_governance::tenant::{CheckpointFailed, SignedCheckpoint};
-    use aa_ledger::{Checkpoint, Hash};
-    use tokio::sync::{Semaphore, mpsc};
-
-    use super::*;
-
-    type Chunks = Vec<Result<Bytes, GovernanceError>>;
-
-    /// An export of two entries whose task sends these chunks, and its place among the exports.
-    async fn streamed(chunks: Chunks, lines_left: Option<u64>) -> (Streamed, Arc<Semaphore>) {
-        let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
-        let time = Timestamp::default();
-        let checkpoint = Checkpoint { workspace, size: 2, root: Hash::of_empty_tree(), time };
-        let checkpoint = SignedCheckpoint { checkpoint, note: String::new() };
-        let (sender, receiver) = mpsc::channel(8);
-        for chunk in chunks {
-            sender.send(chunk).await.unwrap();
-        }
-        drop(sender);
-        let export = Export { workspace, checkpoint, first: 0, chunks: receiver };
-        let places = Arc::new(Semaphore::new(1));
-        let held = Arc::clone(&places).acquire_owned().await.unwrap();
-        (Streamed { export, lines_left, _held: held }, places)
-    }
-
-    /// What a reader gets of it.
-    async fn read(chunks: Chunks, lines_left: Option<u64>) -> Result<Vec<u8>, CutShort> {
-        let (streamed, _places) = streamed(chunks, lines_left).await;
-        let (out, mut chunks) = mpsc::channel(1);
-        tokio::spawn(streamed.hand_to(out));
-        let mut got = Vec::new();
-        while let Some(chunk) = chunks.recv().await.unwrap_or(Err(CutShort::Unread))? {
-            got.extend_from_slice(&chunk);
-        }
-        Ok(got)
-    }
-
-    fn chunk(text: &'static str) -> Result<Bytes, GovernanceError> {
-        Ok(Bytes::from_static(text.as_bytes()))
-    }
-
-    #[tokio::test]
-    async fn an_export_that_fails_never_ends_like_a_whole_one() {
-        let failed = CheckpointFailed("the store went away".to_owned());
-        let cut = read(vec![chunk("a\n"), Err(failed.into())], None).await;
-        assert!(matches!(cut, Err(CutShort::Failed(_))));
-    }
-
-    #[tokio::test]
-    async fn a_cef_export_without_all_its_entries_never_ends_like_a_whole_one() {
-        let whole = read(vec![chunk("a\n"), chunk("b\n")], Some(2)).await.unwrap();
-        assert_eq!(whole, b"a\nb\n");
-        let cut = read(vec![chunk("a\n")], Some(2)).await;
-        assert!(matches!(cut, Err(CutShort::Early(1))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_that_stops_reading_loses_its_place_and_its_export() {
-        let (streamed, places) = streamed(vec![chunk("a\n"), chunk("b\n")], None).await;
-        let (out, mut chunks) = mpsc::channel(1);
-        tokio::spawn(streamed.hand_to(out));
-        let _place = places.acquire().await.unwrap();
-        assert!(matches!(chunks.recv().await, Some(Ok(Some(_)))));
-        assert!(chunks.recv().await.is_none(), "it does not end like a whole one");
     }
 }

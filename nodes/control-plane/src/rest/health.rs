@@ -12,7 +12,7 @@ use super::{
     problem::{Problem, ProblemKind},
 };
 
-/// The control plane answers, and so does its store.
+/// The control plane answers, and so does its store; as a node of a cluster, its lease runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// `ok`: anything else is a problem document.
@@ -26,18 +26,24 @@ pub struct Health {
 /// The store answers reads within microseconds; one that takes this long is no store to decide by.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers when the control plane and its store do. Needs no key.
+/// Answers when the control plane and its store do, and, of a node of a cluster, its lease runs: what a load balancer
+/// asks. Needs no key.
 #[utoipa::path(
     get, path = "/health", tag = "health", operation_id = "get_health",
     responses(
         (status = 200, description = "Everything answers", body = Health),
-        (status = 503, description = "The store does not", body = Problem,
+        (status = 503, description = "The store does not answer, or the node's lease has ended", body = Problem,
             content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn get_health(
     State(state): State<Arc<ApiState>>,
 ) -> Result<Json<Health>, Problem> {
+    if !state.governance.services().node.serves() {
+        let detail =
+            "this node's lease has ended; it serves again once it has renewed it in the store";
+        return Err(Problem::new(ProblemKind::Unavailable, detail).retry_after(1));
+    }
     let unavailable = |cause: String| {
         tracing::warn!(cause, "the store does not answer the health check");
         Problem::new(ProblemKind::Unavailable, "the store does not answer").retry_after(1)

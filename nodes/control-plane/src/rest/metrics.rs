@@ -1,6 +1,8 @@
 //! Counters for a scraper, in the Prometheus text format (version 0.0.4).
 
-use std::{fmt::Write, sync::Arc};
+mod cluster;
+
+use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use aa_governance::permission::ReadAgents;
 use axum::{
@@ -14,8 +16,11 @@ struct Metric {
     name: &'static str,
     help: &'static str,
     kind: &'static str,
-    samples: Vec<(&'static str, u64)>,
+    samples: Vec<(Labels, u64)>,
 }
+
+/// `{name="value"}`, or nothing.
+type Labels = Cow<'static, str>;
 
 /// Counters of this process since it started.
 #[utoipa::path(
@@ -43,78 +48,88 @@ fn gather(state: &ApiState) -> Vec<Metric> {
     let journal = services.node.journal_stats();
     let store = services.node.store().counters();
     let failures = state.throttle.counts();
-    let counter =
-        |name, help, value| Metric { name, help, kind: "counter", samples: vec![("", value)] };
-    vec![
-        Metric {
-            name: "aa_decisions_total",
-            help: "Actions decided, by verdict.",
-            kind: "counter",
-            samples: vec![
-                ("{verdict=\"allow\"}", counts.allowed),
-                ("{verdict=\"deny\"}", counts.denied),
-                ("{verdict=\"require_approval\"}", counts.approvals),
-            ],
-        },
-        counter("aa_refusals_total", "Inputs of known agents refused.", counts.refusals),
-        Metric {
-            name: "aa_authentication_failures_total",
-            help: "Requests without a valid credential, by whether they were within their rate.",
-            kind: "counter",
-            samples: vec![
-                ("{answer=\"unauthenticated\"}", failures.failed),
-                ("{answer=\"throttled\"}", failures.throttled),
-            ],
-        },
-        counter("aa_checkpoints_total", "Checkpoints signed.", counts.checkpoints),
-        Metric {
-            name: "aa_agents_active",
-            help: "Agent actors in memory.",
-            kind: "gauge",
-            samples: vec![("", agents.active)],
-        },
-        Metric {
-            name: "aa_agents_held",
-            help: "Agent actors that panicked too often in a row and are held down for now.",
-            kind: "gauge",
-            samples: vec![("", agents.held)],
-        },
-        counter("aa_agents_started_total", "Agent actors started.", agents.started),
-        counter("aa_agents_passivated_total", "Idle agent actors dropped.", agents.passivated),
-        counter("aa_agents_failed_total", "Agent actors that failed.", agents.failed),
-        Metric {
-            name: "aa_alerts_total",
-            help: "Attempts to deliver alerts, by whether the destination took the message.",
-            kind: "counter",
-            samples: vec![
-                ("{outcome=\"taken\"}", counts.alerts_taken),
-                ("{outcome=\"failed\"}", counts.alerts_failed),
-            ],
-        },
-        Metric {
-            name: "aa_log_verifications_total",
-            help: "Times that a workspace's audit log was verified, by outcome.",
-            kind: "counter",
-            samples: vec![
-                ("{outcome=\"intact\"}", counts.logs_intact),
-                ("{outcome=\"broken\"}", counts.logs_broken),
-            ],
-        },
-        counter("aa_journal_commits_total", "Transactions committed.", journal.commits),
-        counter("aa_journal_records_total", "Records committed.", journal.records),
-        Metric {
-            name: "aa_store_transactions_total",
-            help: "Transactions of the store, by outcome; of those unavailable also reads.",
-            kind: "counter",
-            samples: vec![
-                ("{outcome=\"committed\"}", store.committed),
-                ("{outcome=\"conflict\"}", store.conflicts),
-                ("{outcome=\"unknown\"}", store.unknown),
-                ("{outcome=\"unavailable\"}", store.unavailable),
-            ],
-        },
-        counter("aa_store_bytes_total", "Bytes committed to the store.", store.bytes),
-    ]
+    let mut metrics = vec![
+        Metric::counter("aa_decisions_total", "Actions decided, by verdict.").with([
+            ("{verdict=\"allow\"}", counts.allowed),
+            ("{verdict=\"deny\"}", counts.denied),
+            ("{verdict=\"require_approval\"}", counts.approvals),
+        ]),
+        Metric::counter("aa_refusals_total", "Inputs of known agents refused.").of(counts.refusals),
+        Metric::counter(
+            "aa_authentication_failures_total",
+            "Requests without a valid credential, by whether they were within their rate.",
+        )
+        .with([
+            ("{answer=\"unauthenticated\"}", failures.failed),
+            ("{answer=\"throttled\"}", failures.throttled),
+        ]),
+        Metric::counter("aa_checkpoints_total", "Checkpoints signed.").of(counts.checkpoints),
+        Metric::gauge("aa_agents_active", "Agent actors in memory.").of(agents.active),
+        Metric::gauge(
+            "aa_agents_held",
+            "Agent actors that panicked too often in a row and are held down for now.",
+        )
+        .of(agents.held),
+        Metric::counter("aa_agents_started_total", "Agent actors started.").of(agents.started),
+        Metric::counter("aa_agents_passivated_total", "Idle agent actors dropped.")
+            .of(agents.passivated),
+        Metric::counter("aa_agents_failed_total", "Agent actors that failed.").of(agents.failed),
+        Metric::counter(
+            "aa_alerts_total",
+            "Attempts to deliver alerts, by whether the destination took the message.",
+        )
+        .with([
+            ("{outcome=\"taken\"}", counts.alerts_taken),
+            ("{outcome=\"failed\"}", counts.alerts_failed),
+        ]),
+        Metric::counter(
+            "aa_log_verifications_total",
+            "Times that a workspace's audit log was verified, by outcome.",
+        )
+        .with([
+            ("{outcome=\"intact\"}", counts.logs_intact),
+            ("{outcome=\"broken\"}", counts.logs_broken),
+        ]),
+        Metric::counter("aa_journal_commits_total", "Transactions committed.").of(journal.commits),
+        Metric::counter("aa_journal_records_total", "Records committed.").of(journal.records),
+        Metric::counter(
+            "aa_store_transactions_total",
+            "Transactions of the store, by outcome; of those unavailable also reads.",
+        )
+        .with([
+            ("{outcome=\"committed\"}", store.committed),
+            ("{outcome=\"conflict\"}", store.conflicts),
+            ("{outcome=\"unknown\"}", store.unknown),
+            ("{outcome=\"unavailable\"}", store.unavailable),
+        ]),
+        Metric::counter("aa_store_bytes_total", "Bytes committed to the store.").of(store.bytes),
+    ];
+    if services.node.is_clustered() {
+        metrics.extend(cluster::gather(&services.node, state.links.as_deref()));
+    }
+    metrics
+}
+
+// === impl Metric ===
+
+impl Metric {
+    const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind: "counter", samples: Vec::new() }
+    }
+
+    const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind: "gauge", samples: Vec::new() }
+    }
+
+    /// With one value and no labels.
+    fn of(self, value: u64) -> Self {
+        self.with([("", value)])
+    }
+
+    fn with<L: Into<Labels>>(mut self, samples: impl IntoIterator<Item = (L, u64)>) -> Self {
+        self.samples.extend(samples.into_iter().map(|(labels, value)| (labels.into(), value)));
+        self
+    }
 }
 
 fn render(metrics: &[Metric]) -> String {
@@ -135,8 +150,8 @@ mod tests {
 
     #[test]
     fn metrics_are_in_the_prometheus_text_format() {
-        let samples = vec![("{verdict=\"allow\"}", 3), ("{verdict=\"deny\"}", 0)];
-        let metric = Metric { name: "aa_x_total", help: "Things.", kind: "counter", samples };
+        let metric = Metric::counter("aa_x_total", "Things.")
+            .with([("{verdict=\"allow\"}", 3), ("{verdict=\"deny\"}", 0)]);
         assert_eq!(
             render(&[metric]),
             "# HELP aa_x_total Things.\n# TYPE aa_x_total counter\n\

@@ -7,7 +7,9 @@ use aa_governance::{
     approval::NotAnswered,
     approval_record::AnswerError,
     approvers::ApproversError,
+    backup::BackupError,
     budget_book::BudgetError,
+    governance::ClusterError,
     notifier::AlertError,
     policy_set::PolicyError,
     tenant::{CheckpointFailed, KeyError},
@@ -375,6 +377,22 @@ impl From<SecretError> for Problem {
     }
 }
 
+impl From<ClusterError> for Problem {
+    fn from(error: ClusterError) -> Self {
+        let kind = match &error {
+            ClusterError::NoNode(_) | ClusterError::NoShard { .. } => ProblemKind::NotFound,
+            ClusterError::Alone | ClusterError::TakesNone { .. } | ClusterError::LastNode(_) => {
+                ProblemKind::Conflict
+            }
+            ClusterError::NoOwner(_) | ClusterError::Contended | ClusterError::NotCommitted(_) => {
+                return Self::unavailable(&error);
+            }
+            ClusterError::Shard(_) => return Self::internal(&error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 impl From<CheckpointFailed> for Problem {
     fn from(error: CheckpointFailed) -> Self {
         Self::unavailable(&error)
@@ -403,6 +421,11 @@ impl From<GovernanceError> for Problem {
             GovernanceError::Alert(error) => error.into(),
             GovernanceError::Secret(error) => error.into(),
             GovernanceError::Checkpoint(error) => error.into(),
+            GovernanceError::Cluster(error) => error.into(),
+            GovernanceError::Backup(BackupError::Busy) => {
+                Self::new(ProblemKind::Overloaded, error.to_string()).retry_after(10)
+            }
+            GovernanceError::Backup(error) => Self::internal(&error),
         }
     }
 }

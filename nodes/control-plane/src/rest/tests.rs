@@ -49,6 +49,10 @@ struct Answer {
     body: Vec<u8>,
 }
 
+fn api(governance: Governance) -> Api {
+    Api { governance, throttle: throttle(), links: None }
+}
+
 fn throttle() -> Arc<FailureThrottle> {
     Arc::new(FailureThrottle::new(FailureRate::default(), Arc::new(SystemClock)))
 }
@@ -84,13 +88,13 @@ impl Fixture {
         let workspace = workspace();
         governance.set_up_workspace(workspace, "test").await.unwrap();
         let (_, owner) = governance.set_up_key(workspace, "owner", Grant::Owner).await.unwrap();
-        let router = router(governance.clone(), INFO, throttle());
+        let router = router(api(governance.clone()), INFO);
         Self { governance, router, owner: owner.expose().to_owned() }
     }
 
     /// The same with other bounds.
     fn with(self, change: impl FnOnce(&mut ApiState)) -> Self {
-        let mut state = ApiState::new(self.governance.clone(), INFO, throttle());
+        let mut state = ApiState::new(api(self.governance.clone()), INFO);
         change(&mut state);
         Self { router: service(Arc::new(state)), ..self }
     }
@@ -274,6 +278,9 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "get /api/v1/budgets",
             "get /api/v1/budgets/teams/{team}/{window}",
             "get /api/v1/budgets/workspace/{window}",
+            "get /api/v1/cluster",
+            "get /api/v1/cluster/nodes",
+            "get /api/v1/cluster/shards",
             "get /api/v1/health",
             "get /api/v1/keys",
             "get /api/v1/metrics",
@@ -290,12 +297,16 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "post /api/v1/alerts/destinations/{name}/test",
             "post /api/v1/approvals/{id}/approve",
             "post /api/v1/approvals/{id}/deny",
+            "post /api/v1/cluster/nodes/{name}/drain",
+            "post /api/v1/cluster/nodes/{name}/undrain",
+            "post /api/v1/cluster/shards/{shard}/move",
             "post /api/v1/keys",
             "post /api/v1/policies",
             "post /api/v1/policies/{name}/rollback",
             "post /api/v1/slack/{workspace}/{destination}",
             "post /api/v1/vault/rotate",
             "post /api/v1/vault/rotate-master",
+            "post /api/v1/workspace/backup",
             "put /api/v1/alerts/destinations/{name}",
             "put /api/v1/alerts/rules/{name}",
             "put /api/v1/approvers/chains/teams/{team}",

@@ -1,9 +1,8 @@
 //! Serves the REST API's connections: HTTP/2 or HTTP/1.1, as the peer chose in its handshake, with a bound on
 //! everything a peer can make the server wait for.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, time::Duration};
 
-use aa_governance::Governance;
 use axum::{Router, body::Body, http::Request};
 use hyper::{
     body::Incoming,
@@ -24,7 +23,6 @@ use super::KEEPALIVE;
 use crate::{
     drain::drained,
     rest::{self, PeerAddress},
-    throttle::FailureThrottle,
     tls::{TlsConnection, TlsListener},
 };
 
@@ -38,14 +36,13 @@ const MAX_BUFFER: usize = 128 << 10;
 const MAX_STREAMS: u32 = 64;
 
 pub(super) fn serve_api(
-    governance: Governance,
-    throttle: Arc<FailureThrottle>,
+    api: rest::Api,
     listener: TlsListener,
     headers: Duration,
     draining: watch::Receiver<bool>,
 ) -> JoinHandle<io::Result<()>> {
     let info = rest::ApiInfo { version: env!("CARGO_PKG_VERSION") };
-    let router = rest::router(governance, info, throttle);
+    let router = rest::router(api, info);
     tokio::spawn(serve(listener, router, headers, draining))
 }
 

@@ -41,6 +41,20 @@ pub(crate) struct Peer {
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
+/// A control plane by itself that keeps its data in `directory`.
+pub(crate) fn options(directory: &tempfile::TempDir) -> Options {
+    let any = "127.0.0.1:0".parse().unwrap();
+    Options {
+        data: directory.path().join("data"),
+        store: None,
+        gateway: any,
+        api: any,
+        workspace_name: "test".to_owned(),
+        allowed_destinations: Vec::new(),
+        cluster: None,
+    }
+}
+
 impl Peer {
     pub(crate) async fn start() -> Self {
         Self::start_within(Limits::default()).await
@@ -48,17 +62,14 @@ impl Peer {
 
     pub(crate) async fn start_within(limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let any = "127.0.0.1:0".parse().unwrap();
-        let options = Options {
-            data: directory.path().join("data"),
-            store: None,
-            gateway: any,
-            api: any,
-            workspace_name: "test".to_owned(),
-            allowed_destinations: Vec::new(),
-        };
-        let data = options.data.clone();
+        let options = options(&directory);
         let control_plane = ControlPlane::start_within(options, limits).await.unwrap();
+        Self::of(directory, control_plane).await
+    }
+
+    /// A peer of a control plane that keeps its data in `directory`.
+    pub(crate) async fn of(directory: tempfile::TempDir, control_plane: ControlPlane) -> Self {
+        let data = directory.path().join("data");
         let summary = control_plane.summary().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(control_plane.serve_until(async {
@@ -80,7 +91,9 @@ impl Peer {
             let value = env.lines().find_map(|line| line.strip_prefix(&prefix)?.strip_suffix('\''));
             value.unwrap().to_owned()
         };
-        let seed = std::fs::read(data.join("secrets").join("token.seed")).unwrap();
+        // That of a cluster is in its store.
+        let seed = std::fs::read(data.join("secrets").join("token.seed"));
+        let seed = seed.unwrap_or_else(|_| vec![0; 32]);
         Self {
             gateway: Client::new(channel.clone()),
             channel,

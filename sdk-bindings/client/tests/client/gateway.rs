@@ -19,7 +19,12 @@ use aa_protocol::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
-use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    runtime::{self, Runtime},
+    sync::mpsc,
+    task::AbortHandle,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{
     Request, Response, Status, Streaming,
@@ -28,6 +33,7 @@ use tonic::{
 
 pub(crate) const WORKSPACE: &str = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890";
 pub(crate) const API_KEY: &str = "test-key";
+pub(crate) const AGENT: &str = "research";
 
 /// What the gateway does with one check.
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +65,22 @@ pub(crate) struct Seen {
     pub(crate) checks: Vec<v1::Action>,
     pub(crate) events: Vec<v1::Event>,
     pub(crate) refuse_registration: Option<tonic::Code>,
+    pub(crate) refuse_session: Option<tonic::Code>,
+    /// Whether tokens are good only once somebody has registered here.
+    pub(crate) knows_own_tokens_only: bool,
     pub(crate) token_seconds: i64,
 }
 
 #[derive(Clone)]
 pub(crate) struct Scripted {
     seen: Arc<Mutex<Seen>>,
+}
+
+/// A gateway in a runtime of its own, as if it were a process that can be killed.
+pub(crate) struct Process {
+    pub(crate) address: SocketAddr,
+    pub(crate) gateway: Scripted,
+    runtime: Option<Runtime>,
 }
 
 /// A running gateway; it stops when dropped.
@@ -89,6 +105,8 @@ impl Scripted {
                 checks: Vec::new(),
                 events: Vec::new(),
                 refuse_registration: None,
+                refuse_session: None,
+                knows_own_tokens_only: false,
                 token_seconds: 3600,
             })),
         }
@@ -118,12 +136,26 @@ impl Scripted {
         Running { address, gateway: self, server: server.abort_handle() }
     }
 
+    pub(crate) fn start_process(self) -> Process {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let serving = Server::builder().add_service(GatewayServer::new(self.clone()));
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(socket).unwrap();
+            serving.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+        });
+        Process { address, gateway: self, runtime: Some(runtime) }
+    }
+
     fn token(&self) -> v1::AgentToken {
         let seen = self.seen();
         let serial = seen.registrations.len() + seen.renewals;
         let claims = format!(r#"{{"iat":0,"exp":{},"jti":"{serial}"}}"#, seen.token_seconds);
         v1::AgentToken {
-            agent_id: AgentId::of_name(workspace(), &seen.registrations[0].name).to_string(),
+            agent_id: AgentId::of_name(workspace(), AGENT).to_string(),
             token: format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)),
             expires_at_unix_seconds: 0,
         }
@@ -203,7 +235,15 @@ impl Gateway for Scripted {
         &self,
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        self.seen().session_tokens.push(credential(&request));
+        if let Some(code) = self.seen().refuse_session {
+            return Err(Status::new(code, "not here"));
+        }
+        let mut seen = self.seen();
+        if seen.knows_own_tokens_only && seen.registrations.is_empty() {
+            return Err(Status::unauthenticated("of another key"));
+        }
+        seen.session_tokens.push(credential(&request));
+        drop(seen);
         let (answers, stream) = mpsc::channel(1024);
         tokio::spawn(self.clone().converse(request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -263,6 +303,23 @@ impl Scripted {
                 },
             }
         }
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Its connections end from one moment to the next, and nobody listens any more.
+    pub(crate) fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
+mod failover;
 mod gateway;
 
 use std::{future::Future, time::Duration};
@@ -10,7 +11,7 @@ use aa_client::{
     Agent, AgentSpec, Client, ClientError, Config, Event, OnUnreachable, Outcome, blocking,
 };
 use aa_protocol::{Action, ActionId, Verdict, wire::v1};
-use gateway::{API_KEY, Reaction, Running, Scripted, WORKSPACE};
+use gateway::{AGENT, API_KEY, Reaction, Running, Scripted, WORKSPACE};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tonic::{Code, transport::Identity};
 
@@ -33,7 +34,7 @@ fn config_of(running: &Running) -> Config {
 }
 
 fn spec() -> AgentSpec {
-    AgentSpec { name: "research".to_owned(), ..AgentSpec::default() }
+    AgentSpec { name: AGENT.to_owned(), ..AgentSpec::default() }
 }
 
 fn tool_call(tool: &str) -> Action {

@@ -66,7 +66,7 @@ class Failure:
 
 @final
 class Client:
-    """A connection to one gateway.
+    """The gateways of a workspace, of which one is used at a time; `gateway_url` names all, separated by commas.
 
     Raises ValueError for a setting that is missing or malformed.
     """

@@ -52,11 +52,13 @@ class AgentAssembly:
     Args:
         workspace_id: The workspace the agents belong to, `ws-…`.
         api_key: An API key of that workspace.
-        gateway_url: Where the gateway listens.
-        ca_file: PEM certificates to trust instead of the system's.
+        gateway_url: Where the gateway listens; for several, such as the nodes of a cluster, their addresses
+            separated by commas or spaces. Agents use one of them and go on at another when it fails.
+        ca_file: PEM certificates to trust instead of the system's, for every gateway.
         on_unreachable: What happens while no gateway answers. `"deny"` (the default) stops the agent;
             `"allow"` lets it go on, keeps a record in memory and delivers that later, marked.
-        request_timeout: Seconds a call waits for its decision, retries included (default 5).
+        request_timeout: Seconds a call waits for its decision, retries included (default 5). One of several
+            gateways that owes an answer for two fifths of this, at least a second, is left for the next.
         connect_timeout: Seconds one attempt to connect may take (default 3).
         wait_for_approval: Whether a call that needs a person's approval waits until the request is decided or
             expires (the default), for how many seconds at most, or not at all: then it raises
@@ -125,7 +127,7 @@ class AgentAssembly:
         return self._workspace_id
 
     def client(self) -> Client:
-        """The connection to the gateway."""
+        """The connection to the gateways."""
         with self._lock:
             if self._client is None:
                 try:

@@ -124,3 +124,19 @@ async fn a_checkpoint_is_handed_out_only_once_it_is_committed() {
     };
     assert_eq!(first.ok(200).text(), second.ok(200).text());
 }
+
+#[tokio::test]
+async fn a_backup_is_an_owners_and_proves_itself() {
+    let fixture = with_entries().await;
+    let admin = fixture.key(Grant::Admin).await;
+    let refused = fixture.call(&admin, Method::POST, "/workspace/backup", None).await;
+    refused.problem(403, "forbidden");
+    let keys = fixture.get("/audit/keys").await.ok(200);
+    let keys = Keys::parse(keys.text()).unwrap();
+    let owner = fixture.key(Grant::Owner).await;
+    let backup = fixture.call(&owner, Method::POST, "/workspace/backup", None).await.ok(200);
+    let disposition = backup.headers[header::CONTENT_DISPOSITION].to_str().unwrap();
+    assert_eq!(disposition, format!("attachment; filename=\"{WORKSPACE}.backup\""));
+    let contents = aa_governance::backup::verify(&backup.body[..], Some(&keys), None).unwrap();
+    assert_eq!(contents.workspace.to_string(), WORKSPACE);
+}
