@@ -112,9 +112,7 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
             short(&agent.registered_at).into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

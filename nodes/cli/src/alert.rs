@@ -289,9 +289,7 @@ fn list_dead(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit,
             Text::styled(problem.unwrap_or_default(), Style::Bad),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

@@ -182,9 +182,7 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
             if pending { show::before(&approval, now) } else { String::new() }.into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

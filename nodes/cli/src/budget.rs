@@ -231,9 +231,7 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
             short(&current.resets_at).into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 
@@ -302,9 +300,7 @@ fn of_agent(arguments: &AgentArguments, terminal: &mut Terminal) -> Result<Exit,
             short(&current.resets_at).into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

@@ -211,9 +211,7 @@ fn nodes(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fai
             short(&node.renewed_at).into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     for ClusterNode { node, unreachable, .. } in &found.nodes {
         if let Some(problem) = unreachable {
             terminal.note(format_args!("{node} cannot be reached: {problem}"));
@@ -247,9 +245,7 @@ fn shards(arguments: &ShardArguments, terminal: &mut Terminal) -> Result<Exit, F
             records_per_second.to_string().into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

@@ -111,9 +111,7 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
             Text::styled(revoked, Style::Bad),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

@@ -29,6 +29,7 @@ mod secret;
 mod store;
 mod table;
 mod terminal;
+mod trusted;
 mod up;
 mod whole_file;
 mod workspace;

@@ -204,9 +204,7 @@ fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result<Exit, Fail
             Text::styled(from.as_str(), style),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     let unknown = describe_choice(&book.unknown);
     terminal.note(format_args!(
         "in US dollars per million tokens; the table is of {}; {unknown}",

@@ -1,8 +1,10 @@
 //! Tables for people: aligned columns, nothing drawn around them.
 
+use std::io;
+
 use comfy_table::{Attribute, Cell, Color, Table, presets};
 
-use crate::terminal::{Style, printable};
+use crate::terminal::{Style, Terminal, printable};
 
 /// A table under construction.
 pub(crate) struct Columns {
@@ -45,6 +47,11 @@ impl Columns {
                 Some(Style::Quiet) => cell.add_attribute(Attribute::Dim),
             }
         }));
+    }
+
+    /// Writes the lines.
+    pub(crate) fn print(self, terminal: &mut Terminal) -> io::Result<()> {
+        self.lines().into_iter().try_for_each(|line| terminal.line(line))
     }
 
     /// The lines.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aa_ledger::{Export, Keys, PinnedCheckpoint, Report, Source, verify};
+use aa_ledger::{Export, PinnedCheckpoint, Report, Source, verify};
 use clap::Args;
 use serde_json::json;
 
@@ -14,6 +14,7 @@ use crate::{
     input,
     outcome::{Exit, Failure},
     terminal::{Format, Style, Terminal, printable},
+    trusted,
 };
 
 #[derive(Args, Debug)]
@@ -45,9 +46,6 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
-const MAX_KEYS: usize = 1 << 20;
-const MAX_CHECKPOINT: usize = 64 << 10;
-
 /// The most that is read of an export on standard input, which has to be held.
 const MAX_STDIN: u64 = 1 << 30;
 
@@ -70,16 +68,9 @@ pub(crate) fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit
 }
 
 fn examine(arguments: &Arguments) -> Result<Report, Failure> {
-    let keys = match &arguments.keys {
-        Some(path) => {
-            let parsed = Keys::parse(&input::read_text(path, MAX_KEYS)?);
-            let name = input::shown(path);
-            Some(parsed.map_err(|error| Failure::bad_input(format_args!("{name}: {error}")))?)
-        }
-        None => None,
-    };
+    let keys = trusted::read_keys(arguments.keys.as_deref())?;
     let pinned = match &arguments.checkpoint {
-        Some(path) => Some((input::shown(path), input::read_text(path, MAX_CHECKPOINT)?)),
+        Some(path) => trusted::read_checkpoint(Some(path))?.map(|note| (input::shown(path), note)),
         None => None,
     };
     let pinned = pinned.as_ref().map(|(name, note)| PinnedCheckpoint { name, note });

@@ -123,9 +123,7 @@ pub(crate) fn list(arguments: &ListArguments, terminal: &mut Terminal) -> Result
             revision.applied_by.into(),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 
@@ -172,9 +170,7 @@ pub(crate) fn history(
             Text::styled(note.join(", "), Style::Good),
         ]);
     }
-    for line in columns.lines() {
-        terminal.line(line)?;
-    }
+    columns.print(terminal)?;
     Ok(Exit::Done)
 }
 

@@ -1,13 +1,8 @@
 //! `aasm workspace verify`.
 
-use std::{
-    fs::File,
-    io::BufReader,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io::BufReader, path::PathBuf};
 
 use aa_governance::backup::{Contents, FileError, Trust, verify};
-use aa_ledger::Keys;
 use clap::Args;
 use serde_json::json;
 
@@ -15,6 +10,7 @@ use crate::{
     input,
     outcome::{Exit, Failure},
     terminal::{Format, Style, Terminal, printable},
+    trusted,
 };
 
 #[derive(Args, Debug)]
@@ -47,14 +43,10 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
-const MAX_KEYS: usize = 1 << 20;
-const MAX_CHECKPOINT: usize = 64 << 10;
-
 pub(crate) fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let Arguments { file, keys, checkpoint, format } = arguments;
-    let keys = read_keys(keys.as_deref())?;
-    let pinned = checkpoint.as_ref().map(|path| input::read_text(path, MAX_CHECKPOINT));
-    let pinned = pinned.transpose()?;
+    let keys = trusted::read_keys(keys.as_deref())?;
+    let pinned = trusted::read_checkpoint(checkpoint.as_deref())?;
     let name = input::shown(file);
     let source = File::open(file)
         .map_err(|error| Failure::bad_input(format_args!("cannot read {name}: {error}")))?;
@@ -88,14 +80,6 @@ pub(super) fn refused(file: &Path, error: &FileError) -> Failure {
         }
         _ => Failure::refused(message),
     }
-}
-
-/// The keys in a file, if one was named.
-pub(super) fn read_keys(path: Option<&Path>) -> Result<Option<Keys>, Failure> {
-    let Some(path) = path else { return Ok(None) };
-    let keys = Keys::parse(&input::read_text(path, MAX_KEYS)?);
-    let name = input::shown(path);
-    keys.map(Some).map_err(|error| Failure::bad_input(format_args!("{name}: {error}")))
 }
 
 /// Says what a backup holds and what was proven of it.
