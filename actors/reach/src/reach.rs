@@ -11,7 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// Who can be reached at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {
     /// Anybody's machine.
@@ -22,9 +22,9 @@ pub enum Reach {
     Loopback,
     /// A machine behind a carrier's address translation (RFC 6598).
     Shared,
-    /// A machine on the same link, among them what clouds serve credentials at.
+    /// A machine on the same link.
     LinkLocal,
-    /// What a cloud tells its machines about themselves, at an address of another sort.
+    /// What a cloud tells its machines about themselves, credentials among it.
     Metadata,
     /// Many machines.
     Multicast,
@@ -42,11 +42,16 @@ const fn v6(a: u16, b: u16, c: u16, d: u16, prefix: u8) -> Ipv6Net {
 }
 
 /// The first that holds an address tells; what none holds is public.
-const V4: [(Ipv4Net, Reach); 19] = [
+const V4: [(Ipv4Net, Reach); 23] = [
     (v4(10, 0, 0, 0, 8), Reach::Private),
     (v4(172, 16, 0, 0, 12), Reach::Private),
     (v4(192, 168, 0, 0, 16), Reach::Private),
     (v4(127, 0, 0, 0, 8), Reach::Loopback),
+    // Nearly every cloud; Amazon's resolver, and the credentials of its containers.
+    (v4(169, 254, 169, 254, 32), Reach::Metadata),
+    (v4(169, 254, 169, 253, 32), Reach::Metadata),
+    (v4(169, 254, 170, 2, 32), Reach::Metadata),
+    (v4(169, 254, 170, 23, 32), Reach::Metadata),
     // Alibaba Cloud and Oracle Cloud.
     (v4(100, 100, 100, 200, 32), Reach::Metadata),
     (v4(192, 0, 0, 192, 32), Reach::Metadata),
@@ -67,7 +72,12 @@ const V4: [(Ipv4Net, Reach); 19] = [
 ];
 
 /// The first that holds an address tells; what none holds is reserved.
-const V6: [(Ipv6Net, Reach); 11] = [
+const V6: [(Ipv6Net, Reach); 15] = [
+    // Amazon (metadata, resolver, credentials of containers), Google, Oracle and Scaleway, in private networks.
+    (v6(0xfd00, 0xec2, 0, 0, 32), Reach::Metadata),
+    (v6(0xfd20, 0xce, 0, 0, 64), Reach::Metadata),
+    (v6(0xfd00, 0xc1, 0, 0, 32), Reach::Metadata),
+    (v6(0xfd00, 0x42, 0, 0, 64), Reach::Metadata),
     (v6(0xfc00, 0, 0, 0, 7), Reach::Private),
     (v6(0xfe80, 0, 0, 0, 10), Reach::LinkLocal),
     (v6(0xff00, 0, 0, 0, 8), Reach::Multicast),
@@ -90,8 +100,19 @@ const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 0, 96);
 // === impl Reach ===
 
 impl Reach {
-    /// Whether an operator who allows a name means such addresses too.
-    pub(super) const fn is_internal(self) -> bool {
+    /// Who can be reached at an address. An IPv6 address that stands for an IPv4 one reaches whom that one does; those of
+    /// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody. A network's own prefix of NAT64 (RFC 6052)
+    /// cannot be told from any other.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => reach_v4(address),
+            IpAddr::V6(address) => reach_v6(address),
+        }
+    }
+
+    /// Whether machines of an operator's own are at such addresses: an operator who allows a name means these too, and
+    /// none of the others that are not public.
+    pub const fn is_internal(self) -> bool {
         matches!(self, Self::Private | Self::Loopback | Self::Shared)
     }
 }
@@ -108,15 +129,6 @@ impl fmt::Display for Reach {
             Self::Multicast => "a multicast address",
             Self::Reserved => "a reserved address",
         })
-    }
-}
-
-/// Who can be reached at an address. An IPv6 address that stands for an IPv4 one reaches whom that one does; those of
-/// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody.
-pub(super) fn reach(address: IpAddr) -> Reach {
-    match address {
-        IpAddr::V4(address) => reach_v4(address),
-        IpAddr::V6(address) => reach_v6(address),
     }
 }
 
@@ -137,10 +149,6 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     if NAT64.contains(&address) {
         return reach_v4(embedded);
     }
-    // Amazon's metadata service has an address of its own in a private network.
-    if address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) {
-        return Reach::Metadata;
-    }
     let found = V6.iter().find(|(network, _)| network.contains(&address));
     let reach = found.map_or(Reach::Reserved, |(_, reach)| *reach);
     // ISATAP (RFC 5214) carries an IPv4 address behind a public prefix.
@@ -155,7 +163,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Reach {
-        reach(text.parse().unwrap())
+        Reach::of(text.parse().unwrap())
     }
 
     #[test]
@@ -181,8 +189,12 @@ mod tests {
             ("168.63.129.16", Metadata),
             ("169.253.255.255", Public),
             ("169.254.0.0", LinkLocal),
-            ("169.254.169.254", LinkLocal),
-            ("169.254.170.2", LinkLocal),
+            ("169.254.169.252", LinkLocal),
+            ("169.254.169.253", Metadata),
+            ("169.254.169.254", Metadata),
+            ("169.254.169.255", LinkLocal),
+            ("169.254.170.2", Metadata),
+            ("169.254.170.23", Metadata),
             ("169.255.0.0", Public),
             ("172.15.255.255", Public),
             ("172.16.0.0", Private),
@@ -219,7 +231,7 @@ mod tests {
             ("::127.0.0.1", Reserved),
             ("64:ff9b::8.8.8.8", Public),
             ("64:ff9b::10.0.0.1", Private),
-            ("64:ff9b::169.254.169.254", LinkLocal),
+            ("64:ff9b::169.254.169.254", Metadata),
             ("64:ff9b:1::8.8.8.8", Reserved),
             ("100::1", Reserved),
             ("100:0:0:1::1", Reserved),
@@ -244,7 +256,12 @@ mod tests {
             ("4000::1", Reserved),
             ("5f00::1", Reserved),
             ("fc00::1", Private),
+            ("fd00:42::42", Metadata),
+            ("fd00:c1::a9fe:a9fe", Metadata),
+            ("fd00:ec2::23", Metadata),
             ("fd00:ec2::254", Metadata),
+            ("fd20:ce::254", Metadata),
+            ("fd20:ce:0:1::1", Private),
             ("fdff::1", Private),
             ("fe80::1", LinkLocal),
             ("febf::1", LinkLocal),
