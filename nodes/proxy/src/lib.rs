@@ -1,0 +1,4 @@
+//! The sidecar proxy.
+
+mod recent;
+pub mod tls;
