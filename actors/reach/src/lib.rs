@@ -12,5 +12,5 @@ mod reach;
 
 pub use self::{
     host::{Host, HostError, HostName},
-    reach::Reach,
+    reach::{Nat64Prefix, Nat64PrefixError, Reach},
 };

@@ -5,6 +5,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -31,6 +32,17 @@ pub enum Reach {
     /// Nobody's: reserved, unspecified, for documentation, or a relic of the transition to IPv6.
     Reserved,
 }
+
+/// A prefix under which a network translates IPv6 to IPv4 (NAT64, RFC 6052 §2.2), beside the well-known one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Nat64Prefix(Ipv6Net);
+
+/// A text that is no such prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no prefix of NAT64; use an IPv6 network of 32, 40, 48, 56, 64 or 96 bits, such as 2001:db8:64::/96"
+)]
+pub struct Nat64PrefixError(String);
 
 /// An address that is written down in this file.
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -101,13 +113,20 @@ const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 0, 96);
 
 impl Reach {
     /// Who can be reached at an address. An IPv6 address that stands for an IPv4 one reaches whom that one does; those of
-    /// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody. A network's own prefix of NAT64 (RFC 6052)
-    /// cannot be told from any other.
+    /// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody. A network's own prefix of NAT64
+    /// cannot be told from any other: see [`Self::through`].
     pub fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => reach_v4(address),
             IpAddr::V6(address) => reach_v6(address),
         }
+    }
+
+    /// The same in a network that translates addresses under `prefixes`.
+    pub fn through(prefixes: &[Nat64Prefix], address: IpAddr) -> Self {
+        let IpAddr::V6(v6) = address else { return Self::of(address) };
+        let embedded = prefixes.iter().find_map(|prefix| prefix.embedded(v6));
+        embedded.map_or_else(|| Self::of(address), reach_v4)
     }
 
     /// Whether machines of an operator's own are at such addresses: an operator who allows a name means these too, and
@@ -129,6 +148,35 @@ impl fmt::Display for Reach {
             Self::Multicast => "a multicast address",
             Self::Reserved => "a reserved address",
         })
+    }
+}
+
+// === impl Nat64Prefix ===
+
+impl Nat64Prefix {
+    /// The IPv4 address that an address under this prefix stands for.
+    fn embedded(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        if !self.0.contains(&address) {
+            return None;
+        }
+        let octets = address.octets();
+        // It follows the prefix, around an octet that is always zero.
+        let after = usize::from(self.0.prefix_len() / 8);
+        let mut places = (after..16).filter(|place| *place != 8);
+        let mut next = || places.next().map(|place| octets[place]);
+        Some(Ipv4Addr::new(next()?, next()?, next()?, next()?))
+    }
+}
+
+impl FromStr for Nat64Prefix {
+    type Err = Nat64PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, Nat64PrefixError> {
+        let network = text.parse::<Ipv6Net>().ok();
+        let network =
+            network.filter(|network| [32, 40, 48, 56, 64, 96].contains(&network.prefix_len()));
+        let shown = || Nat64PrefixError(text.chars().take(64).collect());
+        network.map(|network| Self(network.trunc())).ok_or_else(shown)
     }
 }
 
@@ -270,6 +318,30 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_under_a_networks_own_nat64_prefix_reaches_whom_it_stands_for() {
+        // The examples of RFC 6052 §2.4, for a private address.
+        let table = [
+            ("2001:db8::/32", "2001:db8:a00:1::"),
+            ("2001:db8:100::/40", "2001:db8:10a:0:1::"),
+            ("2001:db8:122::/48", "2001:db8:122:a00:0:100::"),
+            ("2001:db8:122:300::/56", "2001:db8:122:30a:0:1::"),
+            ("2001:db8:122:344::/64", "2001:db8:122:344:a:0:100::"),
+            ("2a00:db8:122:344::/96", "2a00:db8:122:344::10.0.0.1"),
+        ];
+        for (prefix, address) in table {
+            let prefix: Nat64Prefix = prefix.parse().unwrap();
+            let IpAddr::V6(v6) = address.parse().unwrap() else { unreachable!() };
+            assert_eq!(prefix.embedded(v6), Some(Ipv4Addr::new(10, 0, 0, 1)), "{address}");
+            assert_eq!(Reach::through(&[prefix], v6.into()), Reach::Private, "{address}");
+            assert_eq!(Reach::through(&[prefix], "2a00::1".parse().unwrap()), Reach::Public);
+            assert_eq!(Reach::through(&[prefix], "10.0.0.1".parse().unwrap()), Reach::Private);
+        }
+        for text in ["2001:db8::/33", "10.0.0.0/8", "2001:db8::", "x"] {
+            assert!(text.parse::<Nat64Prefix>().is_err(), "{text}");
         }
     }
 
