@@ -1,8 +1,10 @@
-//! TLS on both sides: towards agents with leaves of an authority of ours ([`Leaves`]).
+//! TLS on both sides: towards agents with leaves of an authority of ours ([`Leaves`]), towards upstreams with strict
+//! verification ([`UpstreamTls`]).
 
 pub mod leaf;
 #[cfg(test)]
 mod testing;
+pub mod upstream;
 
 pub use aa_ca as authority;
 use aa_reach::Host;
@@ -11,6 +13,7 @@ use rustls_pki_types::{InvalidDnsNameError, ServerName};
 pub use self::{
     authority::Authority,
     leaf::{LeafError, LeafOptions, Leaves},
+    upstream::{UpstreamError, UpstreamOptions, UpstreamTls},
 };
 
 /// Which protocols are offered or taken on a connection (ALPN, RFC 7301), best first.
