@@ -31,7 +31,7 @@ pub struct Guard {
 
 /// What an operator allows beyond that. Text form: a host name, an address, or a network such as `10.1.0.0/16`.
 ///
-/// A name admits internal addresses (private, loopback, shared) that it resolves to, but never link-local ones, under
+/// A name admits internal addresses (private, loopback, shared) that it resolves to, but never link-local ones, and none at
 /// which clouds serve credentials; an address or a network admits all in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedDestination {

@@ -8,19 +8,18 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints, PublicKeyData, SanType,
+    CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType,
 };
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject,
 };
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::{
-    certificate::{Held, day},
+    certificate::{
+        BACKDATED, Held, MAX_LIFETIME, cross_sign, day, given_name, make, named, set_validity,
+    },
     directory::{Directory, DirectoryError, Locked},
 };
 
@@ -65,6 +64,15 @@ pub struct Issued {
     pub key: PrivateKeyDer<'static>,
     /// When it is no longer valid.
     pub not_after: SystemTime,
+}
+
+/// One of the certificates that clients are to trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedCertificate {
+    /// What tells it from every other, see [`Authority::fingerprint`].
+    pub fingerprint: String,
+    /// The certificate in PEM.
+    pub pem: String,
 }
 
 /// Why an authority could not be had.
@@ -163,11 +171,6 @@ pub enum IssueError {
     },
 }
 
-/// Valid from before it was made, for clients whose clocks run behind, or in another time zone.
-const BACKDATED: Duration = Duration::from_secs(86_400);
-const MAX_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
-/// In an authority's name, what stands between the name that was given and the date.
-const BEFORE_DATE: &str = " CA ";
 /// Longest common name (RFC 5280, appendix A.1, `ub-common-name`).
 const MAX_COMMON_NAME: usize = 64;
 
@@ -262,7 +265,7 @@ impl Authority {
             }
             Rotation::Overlap(overlap) if former.certificate.is_valid_at(now) => {
                 let until = former.certificate.not_after.min(now + overlap.min(MAX_LIFETIME));
-                let cross = cross_sign(&key, name, &former, now, until);
+                let cross = cross_sign(&key, name, &former.issuer, &options.domains, now, until);
                 certificates.push(cross.map_err(failed)?);
                 certificates.push(former.certificate);
             }
@@ -343,6 +346,13 @@ impl Authority {
         self.trusted(now).map(|held| held.der.clone()).collect()
     }
 
+    /// The same one by one.
+    pub fn named_certificates(&self, now: SystemTime) -> Vec<NamedCertificate> {
+        let named =
+            |held: &Held| NamedCertificate { fingerprint: held.fingerprint(), pem: held.pem() };
+        self.trusted(now).map(named).collect()
+    }
+
     fn trusted(&self, now: SystemTime) -> impl Iterator<Item = &Held> {
         let former = self.cross_at(now).map(|_| &self.former).into_iter().flatten();
         std::iter::once(&self.certificate).chain(former)
@@ -351,9 +361,7 @@ impl Authority {
     /// What tells the authority from every other: the SHA-256 of its certificate, as `sha256:` and 64 hexadecimal
     /// digits.
     pub fn fingerprint(&self) -> String {
-        let digest = Sha256::digest(&self.certificate.der);
-        let digits = digest.iter().map(|byte| format!("{byte:02x}"));
-        std::iter::once("sha256:".to_owned()).chain(digits).collect()
+        self.certificate.fingerprint()
     }
 
     /// From when on it is no longer valid.
@@ -446,78 +454,6 @@ impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Issued").field("not_after", &self.not_after).finish_non_exhaustive()
     }
-}
-
-/// A new key and its certificate by itself.
-fn make(
-    options: &AuthorityOptions,
-    now: SystemTime,
-) -> Result<(KeyPair, Held, DistinguishedName), rcgen::Error> {
-    let key = KeyPair::generate()?;
-    // One name for each key: clients that look for an issuer by its name find one.
-    let digest = Sha256::digest(key.subject_public_key_info());
-    let [a, b, c, d] = [digest[0], digest[1], digest[2], digest[3]];
-    let (given, on) = (&options.name, day(now));
-    let name = named(&format!("{given}{BEFORE_DATE}{on} {a:02x}{b:02x}{c:02x}{d:02x}"));
-    // One more may stand between it and a leaf: its successor's, during an overlap.
-    let mut params = authority_params(name.clone(), 1, &options.domains);
-    set_validity(&mut params, now, now + options.lifetime.min(MAX_LIFETIME));
-    let certificate = params.self_signed(&key)?;
-    Ok((key, held(certificate)?, name))
-}
-
-/// What was given as a name when the authority was made.
-fn given_name(common_name: &str) -> &str {
-    common_name.rsplit_once(BEFORE_DATE).map_or(common_name, |(given, _)| given)
-}
-
-/// A new authority's key under its name, as `former` vouches for it.
-fn cross_sign(
-    key: &KeyPair,
-    name: DistinguishedName,
-    former: &Authority,
-    now: SystemTime,
-    until: SystemTime,
-) -> Result<Held, rcgen::Error> {
-    let mut params = authority_params(name, 0, &former.certificate.domains);
-    params.use_authority_key_identifier_extension = true;
-    set_validity(&mut params, now, until);
-    held(params.signed_by(key, &former.issuer)?)
-}
-
-fn held(certificate: rcgen::Certificate) -> Result<Held, rcgen::Error> {
-    Held::read(certificate.into()).map_err(|_| rcgen::Error::CouldNotParseCertificate)
-}
-
-fn authority_params(name: DistinguishedName, below: u8, domains: &[String]) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = name;
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // A stolen key signs neither code nor mail, nor logs in anywhere.
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    if !domains.is_empty() {
-        params.name_constraints = Some(NameConstraints {
-            permitted_subtrees: domains.iter().cloned().map(GeneralSubtree::DnsName).collect(),
-            excluded_subtrees: vec![
-                GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
-                GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
-            ],
-        });
-    }
-    params
-}
-
-fn named(name: &str) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::OrganizationName, "Agent Assembly");
-    distinguished.push(DnType::CommonName, name);
-    distinguished
-}
-
-fn set_validity(params: &mut CertificateParams, now: SystemTime, until: SystemTime) {
-    params.not_before = OffsetDateTime::from(now - BACKDATED);
-    params.not_after = OffsetDateTime::from(until);
 }
 
 fn is_within(host: &str, domain: &str) -> bool {

@@ -32,6 +32,8 @@ mod certificate;
 mod directory;
 
 pub use self::{
-    authority::{Authority, AuthorityError, AuthorityOptions, IssueError, Issued, Rotation},
+    authority::{
+        Authority, AuthorityError, AuthorityOptions, IssueError, Issued, NamedCertificate, Rotation,
+    },
     directory::{AUTHORITY_FILE, DirectoryError},
 };
