@@ -3,8 +3,6 @@
 //! A name is resolved once, inside the dial, and only addresses that are admitted are dialled, so a name that resolves
 //! to another address a moment later (DNS rebinding) gains nothing.
 
-mod address;
-
 use std::{
     borrow::Cow,
     fmt, io,
@@ -21,8 +19,9 @@ use reqwest::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::address::Reach;
 use crate::destination::{Channel, Security};
+pub(crate) use aa_reach::Host;
+pub use aa_reach::Reach;
 
 /// What may be dialled: public addresses over TLS, and what an operator allowed.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +31,7 @@ pub struct Guard {
 
 /// What an operator allows beyond that. Text form: a host name, an address, or a network such as `10.1.0.0/16`.
 ///
-/// A name admits internal addresses (private, loopback, shared) that it resolves to, but never link-local ones, under
+/// A name admits internal addresses (private, loopback, shared) that it resolves to, but never link-local ones, and none at
 /// which clouds serve credentials; an address or a network admits all in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedDestination {
@@ -203,7 +202,7 @@ impl Guard {
             Host::Name(name) => name,
         };
         let found = lookup.lookup(name).await.map_err(|error| GuardError::Unresolved {
-            host: name.clone(),
+            host: name.to_string(),
             problem: error.kind().to_string(),
         })?;
         let mut refused = None;
@@ -212,7 +211,7 @@ impl Guard {
             .filter(|address| {
                 let admits = self.admits(Some(name), *address);
                 if !admits {
-                    refused.get_or_insert(address::reach(*address));
+                    refused.get_or_insert(Reach::of(*address));
                 }
                 admits
             })
@@ -220,10 +219,10 @@ impl Guard {
             .collect();
         match (admitted.is_empty(), refused) {
             (false, _) => Ok(admitted),
-            (true, Some(reach)) => Err(GuardError::Address { host: name.clone(), reach }),
+            (true, Some(reach)) => Err(GuardError::Address { host: name.to_string(), reach }),
             (true, None) => {
                 let problem = "it has no address".to_owned();
-                Err(GuardError::Unresolved { host: name.clone(), problem })
+                Err(GuardError::Unresolved { host: name.to_string(), problem })
             }
         }
     }
@@ -231,14 +230,14 @@ impl Guard {
     fn admit_literal(&self, host: &Host) -> Result<(), GuardError> {
         match host {
             Host::Address(address) if !self.admits(None, *address) => {
-                Err(GuardError::Address { host: host.to_string(), reach: address::reach(*address) })
+                Err(GuardError::Address { host: host.to_string(), reach: Reach::of(*address) })
             }
             _ => Ok(()),
         }
     }
 
     fn admits(&self, name: Option<&str>, address: IpAddr) -> bool {
-        let reach = address::reach(address);
+        let reach = Reach::of(address);
         reach == Reach::Public
             || self.is_in_allowed_network(address)
             || (reach.is_internal() && name.is_some_and(|name| self.is_allowed_name(name)))
@@ -274,7 +273,7 @@ impl FromStr for AllowedDestination {
         }
         match parse_host(text) {
             Ok(Host::Address(address)) => Ok(Self::Network(address.into())),
-            Ok(Host::Name(name)) => Ok(Self::Name(name)),
+            Ok(Host::Name(name)) => Ok(Self::Name(name.to_string())),
             Err(_) => Err(AllowedError(crate::text::plain(text, 64))),
         }
     }
@@ -315,23 +314,6 @@ impl Resolve for GuardedLookup {
     }
 }
 
-/// A host: what a URL or a setting names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Host {
-    /// Lower-case ASCII, without the root's dot.
-    Name(String),
-    Address(IpAddr),
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
-}
-
 /// Reads a URL of HTTP that carries no user name.
 pub(crate) fn parse_url(text: &str) -> Result<Url, GuardError> {
     let url = Url::parse(text).map_err(|_| GuardError::Url("it is no URL".into()))?;
@@ -349,19 +331,5 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, GuardError> {
 
 /// Reads a host the way URLs do, so that `127.1` and `0x7f000001` are the address they are taken for.
 pub(crate) fn parse_host(text: &str) -> Result<Host, GuardError> {
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return Ok(Host::Address(address));
-    }
-    // Nothing but a host: what else a URL can hold would move part of the text elsewhere.
-    let is_bare = !text.is_empty()
-        && text.len() <= 253
-        && !text.chars().any(|c| c.is_control() || c.is_whitespace() || "/\\?#@:[]%*".contains(c));
-    let url = Url::parse(&format!("https://{text}/")).ok().filter(|_| is_bare);
-    let host = url.as_ref().and_then(Url::host_str).ok_or(GuardError::Host)?;
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(Host::Address(address));
-    }
-    let name = host.strip_suffix('.').unwrap_or(host);
-    if name.is_empty() { Err(GuardError::Host) } else { Ok(Host::Name(name.to_owned())) }
+    Host::parse(text).map_err(|_| GuardError::Host)
 }

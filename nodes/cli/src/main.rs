@@ -1,7 +1,7 @@
 //! `aasm`, the operator's command line of Agent Assembly.
 //!
 //! Three kinds of commands: those that work on files alone (`policy check`, `eval`, `test`, `schema`,
-//! `audit verify`, `workspace verify`), those that ask the operator API ([`api`], found by [`connection`]), `store` and
+//! `audit verify`, `workspace verify`, `ca`), those that ask the operator API ([`api`], found by [`connection`]), `store` and
 //! `workspace restore`, which open stores that no control plane has open, and `up`, which is the control plane itself.
 //!
 //! A command takes its arguments and a [`terminal::Terminal`] and returns an [`outcome::Exit`]; what people
@@ -14,6 +14,7 @@ mod approval;
 mod approver;
 mod audit;
 mod budget;
+mod ca;
 mod cluster;
 mod connection;
 mod document;
@@ -85,6 +86,9 @@ enum Command {
     /// Read, follow, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Have agents trust the sidecar proxy, and rotate what they trust
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Manage API keys
     #[command(subcommand)]
     Key(key::Command),
@@ -111,6 +115,7 @@ Each command's --help says what they mean for it.
 Environment:
   AASM_API_URL, AASM_API_KEY, AASM_CA_FILE   the operator API; `source DIR/operator.env` sets them
   AASM_DATA                                  the data directory of `aasm up`
+  AASM_PROXY_CA                              the directory of the proxy's authority, for `aasm ca`
   NO_COLOR                                   when set, nothing is coloured";
 
 fn main() -> ExitCode {
@@ -146,6 +151,7 @@ fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Command::Alert(command) => alert::run(command, terminal),
         Command::Secret(command) => secret::run(command, terminal),
         Command::Audit(command) => audit::run(command, terminal),
+        Command::Ca(command) => ca::run(command, terminal),
         Command::Key(command) => key::run(command, terminal),
         Command::Cluster(command) => cluster::run(command, terminal),
         Command::Workspace(command) => workspace::run(command, terminal),

@@ -1,8 +1,9 @@
 //! Files that are there whole, or not at all.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::outcome::Failure;
 
-/// A file that appears under its name once it is whole, for its owner only.
+/// A file that appears under its name once it is whole, for its owner only unless it is shared.
 pub(crate) struct WholeFile {
     path: PathBuf,
     temporary: NamedTempFile,
@@ -36,6 +37,14 @@ impl WholeFile {
         self.temporary.write_all(piece)?;
         self.bytes += piece.len() as u64;
         Ok(())
+    }
+
+    /// Lets everybody read it.
+    pub(crate) fn share(&self) -> Result<(), Failure> {
+        let shared = self.temporary.as_file().set_permissions(Permissions::from_mode(0o644));
+        shared.map_err(|error| {
+            Failure::refused(format_args!("cannot share {}: {error}", self.path.display()))
+        })
     }
 
     /// What was written so far, from its beginning.

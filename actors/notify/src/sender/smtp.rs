@@ -123,7 +123,7 @@ impl Delivery<'_> {
             }
         };
         let name = match self.host {
-            Host::Name(name) => ServerName::try_from(name.clone()).map_err(io::Error::other)?,
+            Host::Name(name) => ServerName::try_from(name.to_string()).map_err(io::Error::other)?,
             Host::Address(address) => ServerName::from(*address),
         };
         let connector = TlsConnector::from(std::sync::Arc::clone(&self.sender.tls));

@@ -165,7 +165,7 @@ async fn a_mail_server_inside_is_not_dialled() {
     let sender = sender_with(&["metadata.example"], &identity.pem, names);
     for (server, reach) in [
         ("mail.example", "this machine"),
-        ("metadata.example", "link-local"),
+        ("metadata.example", "metadata service"),
         ("127.0.0.1", "this machine"),
     ] {
         let channel = EmailChannel { server: server.to_owned(), ..email(587, Security::Starttls) };

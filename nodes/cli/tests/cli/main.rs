@@ -5,6 +5,7 @@
 mod alerts;
 mod approvals;
 mod budgets;
+mod ca;
 mod control_plane;
 mod harness;
 mod offline_audit;

@@ -5,13 +5,14 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// Who can be reached at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {
     /// Anybody's machine.
@@ -22,15 +23,26 @@ pub enum Reach {
     Loopback,
     /// A machine behind a carrier's address translation (RFC 6598).
     Shared,
-    /// A machine on the same link, among them what clouds serve credentials at.
+    /// A machine on the same link.
     LinkLocal,
-    /// What a cloud tells its machines about themselves, at an address of another sort.
+    /// What a cloud tells its machines about themselves, credentials among it.
     Metadata,
     /// Many machines.
     Multicast,
     /// Nobody's: reserved, unspecified, for documentation, or a relic of the transition to IPv6.
     Reserved,
 }
+
+/// A prefix under which a network translates IPv6 to IPv4 (NAT64, RFC 6052 §2.2), beside the well-known one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Nat64Prefix(Ipv6Net);
+
+/// A text that is no such prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no prefix of NAT64; use an IPv6 network of 32, 40, 48, 56, 64 or 96 bits, such as 2001:db8:64::/96"
+)]
+pub struct Nat64PrefixError(String);
 
 /// An address that is written down in this file.
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -42,11 +54,16 @@ const fn v6(a: u16, b: u16, c: u16, d: u16, prefix: u8) -> Ipv6Net {
 }
 
 /// The first that holds an address tells; what none holds is public.
-const V4: [(Ipv4Net, Reach); 19] = [
+const V4: [(Ipv4Net, Reach); 23] = [
     (v4(10, 0, 0, 0, 8), Reach::Private),
     (v4(172, 16, 0, 0, 12), Reach::Private),
     (v4(192, 168, 0, 0, 16), Reach::Private),
     (v4(127, 0, 0, 0, 8), Reach::Loopback),
+    // Nearly every cloud; Amazon's resolver, and the credentials of its containers.
+    (v4(169, 254, 169, 254, 32), Reach::Metadata),
+    (v4(169, 254, 169, 253, 32), Reach::Metadata),
+    (v4(169, 254, 170, 2, 32), Reach::Metadata),
+    (v4(169, 254, 170, 23, 32), Reach::Metadata),
     // Alibaba Cloud and Oracle Cloud.
     (v4(100, 100, 100, 200, 32), Reach::Metadata),
     (v4(192, 0, 0, 192, 32), Reach::Metadata),
@@ -67,7 +84,12 @@ const V4: [(Ipv4Net, Reach); 19] = [
 ];
 
 /// The first that holds an address tells; what none holds is reserved.
-const V6: [(Ipv6Net, Reach); 11] = [
+const V6: [(Ipv6Net, Reach); 15] = [
+    // Amazon (metadata, resolver, credentials of containers), Google, Oracle and Scaleway, in private networks.
+    (v6(0xfd00, 0xec2, 0, 0, 32), Reach::Metadata),
+    (v6(0xfd20, 0xce, 0, 0, 64), Reach::Metadata),
+    (v6(0xfd00, 0xc1, 0, 0, 32), Reach::Metadata),
+    (v6(0xfd00, 0x42, 0, 0, 64), Reach::Metadata),
     (v6(0xfc00, 0, 0, 0, 7), Reach::Private),
     (v6(0xfe80, 0, 0, 0, 10), Reach::LinkLocal),
     (v6(0xff00, 0, 0, 0, 8), Reach::Multicast),
@@ -90,8 +112,26 @@ const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 0, 96);
 // === impl Reach ===
 
 impl Reach {
-    /// Whether an operator who allows a name means such addresses too.
-    pub(super) const fn is_internal(self) -> bool {
+    /// Who can be reached at an address. An IPv6 address that stands for an IPv4 one reaches whom that one does; those of
+    /// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody. A network's own prefix of NAT64
+    /// cannot be told from any other: see [`Self::through`].
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => reach_v4(address),
+            IpAddr::V6(address) => reach_v6(address),
+        }
+    }
+
+    /// The same in a network that translates addresses under `prefixes`.
+    pub fn through(prefixes: &[Nat64Prefix], address: IpAddr) -> Self {
+        let IpAddr::V6(v6) = address else { return Self::of(address) };
+        let embedded = prefixes.iter().find_map(|prefix| prefix.embedded(v6));
+        embedded.map_or_else(|| Self::of(address), reach_v4)
+    }
+
+    /// Whether machines of an operator's own are at such addresses: an operator who allows a name means these too, and
+    /// none of the others that are not public.
+    pub const fn is_internal(self) -> bool {
         matches!(self, Self::Private | Self::Loopback | Self::Shared)
     }
 }
@@ -111,12 +151,32 @@ impl fmt::Display for Reach {
     }
 }
 
-/// Who can be reached at an address. An IPv6 address that stands for an IPv4 one reaches whom that one does; those of
-/// the deprecated transitions (IPv4-compatible, 6to4, Teredo) reach nobody.
-pub(super) fn reach(address: IpAddr) -> Reach {
-    match address {
-        IpAddr::V4(address) => reach_v4(address),
-        IpAddr::V6(address) => reach_v6(address),
+// === impl Nat64Prefix ===
+
+impl Nat64Prefix {
+    /// The IPv4 address that an address under this prefix stands for.
+    fn embedded(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        if !self.0.contains(&address) {
+            return None;
+        }
+        let octets = address.octets();
+        // It follows the prefix, around an octet that is always zero.
+        let after = usize::from(self.0.prefix_len() / 8);
+        let mut places = (after..16).filter(|place| *place != 8);
+        let mut next = || places.next().map(|place| octets[place]);
+        Some(Ipv4Addr::new(next()?, next()?, next()?, next()?))
+    }
+}
+
+impl FromStr for Nat64Prefix {
+    type Err = Nat64PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, Nat64PrefixError> {
+        let network = text.parse::<Ipv6Net>().ok();
+        let network =
+            network.filter(|network| [32, 40, 48, 56, 64, 96].contains(&network.prefix_len()));
+        let shown = || Nat64PrefixError(text.chars().take(64).collect());
+        network.map(|network| Self(network.trunc())).ok_or_else(shown)
     }
 }
 
@@ -137,10 +197,6 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     if NAT64.contains(&address) {
         return reach_v4(embedded);
     }
-    // Amazon's metadata service has an address of its own in a private network.
-    if address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) {
-        return Reach::Metadata;
-    }
     let found = V6.iter().find(|(network, _)| network.contains(&address));
     let reach = found.map_or(Reach::Reserved, |(_, reach)| *reach);
     // ISATAP (RFC 5214) carries an IPv4 address behind a public prefix.
@@ -155,7 +211,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Reach {
-        reach(text.parse().unwrap())
+        Reach::of(text.parse().unwrap())
     }
 
     #[test]
@@ -181,8 +237,12 @@ mod tests {
             ("168.63.129.16", Metadata),
             ("169.253.255.255", Public),
             ("169.254.0.0", LinkLocal),
-            ("169.254.169.254", LinkLocal),
-            ("169.254.170.2", LinkLocal),
+            ("169.254.169.252", LinkLocal),
+            ("169.254.169.253", Metadata),
+            ("169.254.169.254", Metadata),
+            ("169.254.169.255", LinkLocal),
+            ("169.254.170.2", Metadata),
+            ("169.254.170.23", Metadata),
             ("169.255.0.0", Public),
             ("172.15.255.255", Public),
             ("172.16.0.0", Private),
@@ -219,7 +279,7 @@ mod tests {
             ("::127.0.0.1", Reserved),
             ("64:ff9b::8.8.8.8", Public),
             ("64:ff9b::10.0.0.1", Private),
-            ("64:ff9b::169.254.169.254", LinkLocal),
+            ("64:ff9b::169.254.169.254", Metadata),
             ("64:ff9b:1::8.8.8.8", Reserved),
             ("100::1", Reserved),
             ("100:0:0:1::1", Reserved),
@@ -244,7 +304,12 @@ mod tests {
             ("4000::1", Reserved),
             ("5f00::1", Reserved),
             ("fc00::1", Private),
+            ("fd00:42::42", Metadata),
+            ("fd00:c1::a9fe:a9fe", Metadata),
+            ("fd00:ec2::23", Metadata),
             ("fd00:ec2::254", Metadata),
+            ("fd20:ce::254", Metadata),
+            ("fd20:ce:0:1::1", Private),
             ("fdff::1", Private),
             ("fe80::1", LinkLocal),
             ("febf::1", LinkLocal),
@@ -253,6 +318,30 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_under_a_networks_own_nat64_prefix_reaches_whom_it_stands_for() {
+        // The examples of RFC 6052 §2.4, for a private address.
+        let table = [
+            ("2001:db8::/32", "2001:db8:a00:1::"),
+            ("2001:db8:100::/40", "2001:db8:10a:0:1::"),
+            ("2001:db8:122::/48", "2001:db8:122:a00:0:100::"),
+            ("2001:db8:122:300::/56", "2001:db8:122:30a:0:1::"),
+            ("2001:db8:122:344::/64", "2001:db8:122:344:a:0:100::"),
+            ("2a00:db8:122:344::/96", "2a00:db8:122:344::10.0.0.1"),
+        ];
+        for (prefix, address) in table {
+            let prefix: Nat64Prefix = prefix.parse().unwrap();
+            let IpAddr::V6(v6) = address.parse().unwrap() else { unreachable!() };
+            assert_eq!(prefix.embedded(v6), Some(Ipv4Addr::new(10, 0, 0, 1)), "{address}");
+            assert_eq!(Reach::through(&[prefix], v6.into()), Reach::Private, "{address}");
+            assert_eq!(Reach::through(&[prefix], "2a00::1".parse().unwrap()), Reach::Public);
+            assert_eq!(Reach::through(&[prefix], "10.0.0.1".parse().unwrap()), Reach::Private);
+        }
+        for text in ["2001:db8::/33", "10.0.0.0/8", "2001:db8::", "x"] {
+            assert!(text.parse::<Nat64Prefix>().is_err(), "{text}");
         }
     }
 

@@ -1,0 +1,5 @@
+//! The sidecar proxy.
+
+pub mod dial;
+mod recent;
+pub mod tls;
