@@ -37,7 +37,8 @@ pub struct Answer {
     pub conversation: Option<String>,
     /// Whether some of the answer's own words have come: what time to first token is measured to.
     pub has_content: bool,
-    /// Whether the answer came to the end that its provider gives it, and all of it made sense.
+    /// Whether the answer came to the end that its provider gives it, all of it made sense, and it tells of no
+    /// error.
     pub is_complete: bool,
     /// The kind of the error that the provider told, in its words; never its message.
     pub error: Option<String>,
@@ -80,6 +81,8 @@ pub(crate) struct Draft {
     pub(crate) is_broken: bool,
     /// Groups of texts that the last event ended.
     pub(crate) ended: Vec<u64>,
+    /// The JSON-RPC calls that are answered.
+    pub(crate) calls: Vec<(Value, Option<String>)>,
     tools: Vec<(ToolKey, ToolDraft)>,
     tool_bytes: usize,
 }
@@ -114,6 +117,7 @@ impl Draft {
             has_ended: false,
             is_broken: false,
             ended: Vec::new(),
+            calls: Vec::new(),
             tools: Vec::new(),
             tool_bytes: 0,
         }
@@ -137,7 +141,12 @@ impl Draft {
 
     /// The provider told of an error; `kind` is its word for it.
     pub(crate) fn fail(&mut self, kind: Option<&str>) {
-        self.answer.error = Some(kind.map_or_else(|| "error".to_owned(), clipped));
+        match kind {
+            Some(kind) => self.answer.error = Some(clipped(kind)),
+            None => {
+                self.answer.error.get_or_insert_with(|| "error".to_owned());
+            }
+        }
     }
 
     /// The tool call of this key, begun when it is new. `None` when there are too many.
@@ -219,6 +228,11 @@ impl Draft {
         self.end_tools(|key| key.0 == group);
     }
 
+    /// A tool call is whole.
+    pub(crate) fn end_tool(&mut self, key: ToolKey) {
+        self.end_tools(|other| other == key);
+    }
+
     /// Whether every text and tool call that was begun has ended.
     pub(crate) fn is_all_ended(&self) -> bool {
         self.tools.is_empty() && self.channels.is_all_ended()
@@ -238,8 +252,9 @@ impl Draft {
     pub(crate) fn refresh(&mut self) {
         self.answer.produced_text_bytes = self.channels.produced;
         self.answer.has_content |= self.channels.produced > 0;
+        let is_sound = !self.is_broken && self.answer.error.is_none();
         self.answer.is_complete =
-            self.has_ended && !self.is_broken && self.answer.unread_bytes + self.channels.late == 0;
+            self.has_ended && is_sound && self.answer.unread_bytes + self.channels.late == 0;
     }
 
     fn end_tools(&mut self, is_whole: impl Fn(ToolKey) -> bool) {

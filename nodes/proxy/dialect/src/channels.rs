@@ -34,6 +34,10 @@ pub(crate) enum Pieces {
     Parts,
     /// The `text` of choices: OpenAI's completions.
     ChoiceText,
+    /// Those below `delta`, and the texts of models whose events have none: Bedrock's InvokeModel.
+    Invoke,
+    /// Those below `delta`, and the outermost `text`: Cohere, whose first version had no deltas.
+    Cohere,
     /// None: every event stands for itself.
     None,
 }
@@ -61,6 +65,7 @@ struct Assembled {
 /// Where the walk stands.
 #[derive(Clone, Copy)]
 struct Place {
+    depth: usize,
     group: Option<u64>,
     in_pieces: bool,
     is_arguments: bool,
@@ -75,9 +80,11 @@ const MAX_REPEATED_BYTES: usize = 128;
 const MAX_PLAIN_KEY: usize = 32;
 
 /// Members that are whole wherever they stand.
-const WHOLE: [&str; 18] = [
+const WHOLE: [&str; 23] = [
     "call_id",
     "created_at",
+    "encrypted_content",
+    "encrypted_index",
     "event_id",
     "finish_reason",
     "id",
@@ -90,9 +97,12 @@ const WHOLE: [&str; 18] = [
     "response_id",
     "role",
     "service_tier",
+    "signature",
     "status",
     "stop_reason",
     "system_fingerprint",
+    "thoughtSignature",
+    "tool_use_id",
     "type",
 ];
 
@@ -133,7 +143,7 @@ impl Channels {
                 let _ = write!(path, "{name}={number};");
             }
         }
-        let mut place = Place { group, in_pieces: false, is_arguments: false };
+        let mut place = Place { depth: 0, group, in_pieces: false, is_arguments: false };
         if self.pieces == Pieces::TypedDelta {
             let kind = event.text("type").unwrap_or_default();
             place.is_arguments = kind.contains("arguments") || kind.contains("input.delta");
@@ -225,12 +235,19 @@ impl Channels {
                     && !matches!(key, "functionCall" | "functionResponse")
             }
             Pieces::ChoiceText => place.in_pieces || key == "choices",
+            Pieces::Invoke => {
+                let is_text = matches!(key, "delta" | "generation" | "outputText" | "completion");
+                place.in_pieces || is_text
+            }
+            Pieces::Cohere => {
+                place.in_pieces || key == "delta" || place.depth == 0 && key == "text"
+            }
             Pieces::None => false,
         };
         let is_string = matches!(member, Node::String(_));
         let is_arguments = place.is_arguments
             || is_string && matches!(key, "arguments" | "partial_json" | "input");
-        Place { in_pieces, is_arguments, ..place }
+        Place { depth: place.depth + 1, in_pieces, is_arguments, ..place }
     }
 
     fn string(&mut self, string: &Str<'_>, path: &str, place: Place, key: &str) -> Option<Found> {

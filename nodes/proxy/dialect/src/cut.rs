@@ -34,7 +34,7 @@ impl Framed {
                 event_stream::message(&headers, body.as_bytes()).into()
             }
             Self::Element { before, after } => {
-                format!("{before}{}{after}", refusal.body(shape, Value::Null)).into()
+                format!("{before}{}{after}", event(operation, asked, refusal).1).into()
             }
             Self::Sse { is_mid_event } => {
                 // What has begun is ended first; it is no JSON, so nobody takes it for an event.
@@ -49,7 +49,11 @@ impl Framed {
 
 /// The name and the data of the event that tells the error.
 fn event(operation: &Operation, asked: &Asked, refusal: &Refusal) -> (Option<&'static str>, Value) {
-    let shape = operation.shape();
+    let shape = match operation.shape() {
+        // In a stream Mistral's error is a member of an event, like OpenAI's.
+        Shape::Mistral => Shape::OpenAi,
+        shape => shape,
+    };
     let body = refusal.body(shape, Value::Null);
     match shape {
         Shape::Anthropic => (Some("error"), body),
@@ -65,8 +69,12 @@ fn event(operation: &Operation, asked: &Asked, refusal: &Refusal) -> (Option<&'s
             (Some("error"), typed)
         }
         Shape::Cohere => {
+            // The names of both versions of the API.
             let end = json!({
                 "type": "message-end",
+                "event_type": "stream-end",
+                "is_finished": true,
+                "finish_reason": "ERROR",
                 "delta": { "finish_reason": "ERROR", "error": refusal.sentence() },
                 "agent_assembly": body["agent_assembly"],
             });

@@ -107,7 +107,7 @@ impl Frame {
             match own.form {
                 TextForm::Json => escape_into(text, &mut out),
                 TextForm::Plain => {
-                    out.extend_from_slice(text.replace(['\r', '\n'], " ").as_bytes())
+                    out.extend_from_slice(text.replace(['\r', '\n'], " ").as_bytes());
                 }
             }
             done = at.end;

@@ -42,11 +42,6 @@ impl Head<'_> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The first parameter of this name in the query, decoded.
-    pub(crate) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.parameters().find(|(key, _)| key == name).map(|(_, value)| value)
-    }
-
     /// The parameters of the query, decoded.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         let pairs = self.query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());

@@ -18,16 +18,19 @@
 //! - WebSockets, multipart bodies, batches of requests by file, and other endpoints of a provider are no operation:
 //!   [`Dialects::speaks`] tells that a host is a provider's all the same.
 
-#![expect(dead_code, reason = "the providers that use the rest follow")]
-
 mod answer;
+mod anthropic;
+mod bedrock;
 mod channels;
+mod cohere;
+mod compatible;
 mod cut;
 mod dialects;
 mod document;
 mod failure;
 mod frame;
 mod framing;
+mod gemini;
 mod head;
 mod json;
 mod mcp;

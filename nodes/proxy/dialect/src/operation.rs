@@ -8,34 +8,73 @@ use crate::{
     reader::AnswerReader,
     refusal::{self, Refusal, Refused, Shape},
     request::{Asked, Unreadable},
-    wire::Wire,
+    wire::{Counter, Wire},
 };
 
 /// A call that was recognised: its provider, its form, and what the path tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    provider: DialectName,
+    dialect: DialectName,
     wire: Wire,
     model: Option<Box<str>>,
+    /// Whether the path asks for a stream.
+    streams: bool,
+}
+
+/// The name of a call with its dialect before it.
+macro_rules! name {
+    ($dialect:expr, $call:literal) => {
+        match $dialect {
+            DialectName::OpenAi => concat!("openai.", $call),
+            DialectName::Azure => concat!("azure.", $call),
+            DialectName::Anthropic => concat!("anthropic.", $call),
+            DialectName::Gemini => concat!("gemini.", $call),
+            DialectName::Bedrock => concat!("bedrock.", $call),
+            DialectName::Mistral => concat!("mistral.", $call),
+            DialectName::Cohere => concat!("cohere.", $call),
+            DialectName::Compatible => concat!("compatible.", $call),
+            DialectName::Mcp => concat!("mcp.", $call),
+        }
+    };
 }
 
 // === impl Operation ===
 
 impl Operation {
-    pub(crate) fn new(provider: DialectName, wire: Wire, model: Option<String>) -> Self {
-        Self { provider, wire, model: model.map(String::into_boxed_str) }
+    pub(crate) fn new(dialect: DialectName, wire: Wire) -> Self {
+        Self { dialect, wire, model: None, streams: false }
     }
 
-    /// The name of the call, such as `openai.chat`, `anthropic.messages` or `mcp`.
+    /// The same for a model that the path names, and perhaps for a stream.
+    pub(crate) fn of_model(self, model: String, streams: bool) -> Self {
+        Self { model: Some(model.into_boxed_str()), streams, ..self }
+    }
+
+    /// The name of the call, such as `openai.chat`, `anthropic.messages` or `mcp`: the dialect of the host, and
+    /// the kind of call.
     pub fn name(&self) -> &'static str {
-        match (self.provider, self.wire) {
-            (DialectName::OpenAi, Wire::Chat) => "openai.chat",
+        match self.wire {
+            Wire::Chat | Wire::CohereChat => name!(self.dialect, "chat"),
+            Wire::Responses => name!(self.dialect, "responses"),
+            Wire::Completions => name!(self.dialect, "completions"),
+            Wire::Embeddings | Wire::GeminiEmbed | Wire::CohereEmbed => {
+                name!(self.dialect, "embeddings")
+            }
+            Wire::Messages => name!(self.dialect, "messages"),
+            Wire::Generate => name!(self.dialect, "generate"),
+            Wire::Converse => name!(self.dialect, "converse"),
+            Wire::Invoke => name!(self.dialect, "invoke"),
+            Wire::Count(Counter::Anthropic | Counter::Gemini | Counter::Bedrock) => {
+                name!(self.dialect, "count_tokens")
+            }
+            Wire::Mcp => "mcp",
+            Wire::McpListen => "mcp.listen",
         }
     }
 
     /// Whose dialect it is.
     pub const fn dialect(&self) -> DialectName {
-        self.provider
+        self.dialect
     }
 
     /// The model that the path names.
@@ -43,9 +82,14 @@ impl Operation {
         self.model.as_deref()
     }
 
+    /// Whether the path asks for a stream.
+    pub(crate) const fn streams(&self) -> bool {
+        self.streams
+    }
+
     /// Whether streams tell their usage unasked.
-    pub(crate) fn always_tells_usage(&self) -> bool {
-        false
+    pub(crate) const fn always_tells_usage(&self) -> bool {
+        matches!(self.dialect, DialectName::Mistral)
     }
 
     pub(crate) const fn wire(&self) -> Wire {
@@ -79,7 +123,10 @@ impl Operation {
         }
     }
 
-    pub(crate) fn shape(&self) -> Shape {
-        self.wire.shape()
+    pub(crate) const fn shape(&self) -> Shape {
+        match (self.dialect, self.wire.shape()) {
+            (DialectName::Mistral, Shape::OpenAi) => Shape::Mistral,
+            (_, shape) => shape,
+        }
     }
 }

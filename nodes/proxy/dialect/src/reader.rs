@@ -329,7 +329,7 @@ impl AnswerReader {
             wire.document(&mut self.draft, &node);
         }
         self.draft.has_ended = true;
-        self.draft.answer.content = with_arguments(node.to_value());
+        self.draft.answer.content = wire.content(with_arguments(node.to_value()));
     }
 }
 
@@ -373,12 +373,12 @@ impl Framing {
             "text/event-stream" => Self::Sse(Sse::default()),
             "application/vnd.amazon.eventstream" => Self::EventStream(EventStream::default()),
             "application/x-ndjson" | "application/jsonl" | "application/stream+json" => {
-                Self::Elements(Elements::default())
+                Self::Elements(Elements::lines())
             }
             "" if asked.streams && status.is_success() => Self::Sse(Sse::default()),
             "" => document(),
             kind if kind.ends_with("json") => {
-                if wire.streams_elements() && status.is_success() {
+                if wire.streams_elements() && asked.streams && status.is_success() {
                     Self::Elements(Elements::default())
                 } else {
                     document()

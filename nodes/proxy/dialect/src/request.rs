@@ -241,12 +241,13 @@ impl Body {
         members: &'m Map<String, Value>,
         names: &[&str],
     ) -> Result<Option<&'m Value>, Unreadable> {
-        let mut found = names.iter().filter_map(|name| members.get(*name));
+        let found = names.iter().filter_map(|name| members.get(*name));
+        let mut found = found.filter(|value| !value.is_null());
         let (one, other) = (found.next(), found.next());
         if other.is_some() {
             return Err(self.refuse(names[0], "two spellings of it"));
         }
-        Ok(one.filter(|value| !value.is_null()))
+        Ok(one)
     }
 }
 

@@ -18,11 +18,9 @@ pub(crate) fn openai(usage: &Node<'_>) -> Option<Usage> {
     let read = ["prompt_tokens_details", "input_tokens_details"];
     let written = ["completion_tokens_details", "output_tokens_details"];
     let reasoning = part(written, "reasoning_tokens");
-    // xAI counts reasoning beside the answer.
+    // xAI counts reasoning beside the answer, Google's imitation counts it only in the total.
     let total = usage.count("total_tokens").unwrap_or(0);
-    if reasoning > 0 && total == input.saturating_add(output).saturating_add(reasoning) {
-        output = output.saturating_add(reasoning);
-    }
+    output = output.max(total.saturating_sub(input));
     let cached = match part(read, "cached_tokens") {
         // DeepSeek's name for it.
         0 => usage.count("prompt_cache_hit_tokens").unwrap_or(0),

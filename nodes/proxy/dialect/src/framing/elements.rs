@@ -16,6 +16,8 @@ pub(crate) struct Elements {
     depth: usize,
     /// Whether the outermost bracket is the array.
     is_array: bool,
+    /// Whether the elements are lines, not an array's.
+    are_lines: bool,
     has_begun: bool,
     in_string: bool,
     is_escaped: bool,
@@ -33,6 +35,11 @@ pub(crate) fn element(raw: &[u8]) -> Range<usize> {
 // === impl Elements ===
 
 impl Elements {
+    /// Of objects that stand one to a line.
+    pub(crate) fn lines() -> Self {
+        Self { are_lines: true, has_begun: true, ..Self::default() }
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8], steps: &mut Vec<Step>) {
         self.buffer.extend_from_slice(bytes);
         while self.searched < self.buffer.len() {
@@ -77,6 +84,7 @@ impl Elements {
     /// How an element more is put before the end, when that is possible: what comes before it and after it.
     pub(crate) fn around_one_more(&self) -> Option<(&'static str, &'static str)> {
         match (self.has_begun, self.is_array, self.depth) {
+            _ if self.are_lines => (self.depth == 0 && !self.in_string).then_some(("", "\n")),
             (false, _, _) => Some(("[", "]")),
             (true, true, 1) if !self.in_string && !self.is_mid_element => {
                 Some((if self.count == 0 { "" } else { "," }, "]"))

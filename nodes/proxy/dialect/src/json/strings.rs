@@ -82,7 +82,7 @@ fn text(channel: u64, raw: &[u8], at: usize, length: usize, last: bool) -> Text 
 }
 
 /// How long the inside of a string is, when its end is there.
-fn length_of_inside(rest: &[u8]) -> Option<usize> {
+pub(crate) fn length_of_inside(rest: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         at += memchr::memchr2(b'"', b'\\', rest.get(at..)?)?;

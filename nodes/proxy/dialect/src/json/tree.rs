@@ -93,7 +93,7 @@ impl<'t> Node<'t> {
         match self.get(name)? {
             Self::Number(number) => number.parse().ok().or_else(|| {
                 let float: f64 = number.parse().ok()?;
-                let is_count = float >= 0.0 && float < 9e15 && float.fract() == 0.0;
+                let is_count = (0.0..9e15).contains(&float) && float.fract() == 0.0;
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 is_count.then_some(float as u64)
             }),

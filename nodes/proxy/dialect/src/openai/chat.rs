@@ -80,7 +80,7 @@ pub(crate) fn read(
 }
 
 /// Refuses fallbacks: a router would send the request to a model that nobody decided on.
-pub(super) fn only_this_model(body: &Body, model: &str) -> Result<(), Unreadable> {
+pub(crate) fn only_this_model(body: &Body, model: &str) -> Result<(), Unreadable> {
     let Some(models) = body.get("models") else { return Ok(()) };
     let others = models.as_array().is_none_or(|models| models.iter().any(|other| other != model));
     if others {
