@@ -1,5 +1,7 @@
 //! Recorded exchanges: a request and its answer, as `fixtures/<provider>/<case>.http` has them.
 
+#![allow(clippy::unwrap_used, reason = "a fixture that cannot be read fails the test")]
+
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aa_dialect::{Answer, AnswerReader, Asked, Dialects, Frame, Head, Operation};
@@ -49,7 +51,10 @@ pub(crate) fn all() -> Vec<Exchange> {
 
 pub(crate) fn dialects() -> Dialects {
     use aa_dialect::DialectName;
-    Dialects::built_in().with_host("llm.example.com", DialectName::OpenAi, "/team").unwrap()
+    Dialects::built_in()
+        .with_host("llm.example.com", DialectName::OpenAi, "/team")
+        .and_then(|dialects| dialects.with_host("mcp.example.com", DialectName::Mcp, "/sse"))
+        .unwrap()
 }
 
 impl Exchange {
