@@ -43,7 +43,9 @@ pub struct Text {
 pub enum TextForm {
     /// As the inside of a JSON string.
     Json,
-    /// As it is. Line breaks put in its place become spaces, for they would end a line of an event.
+    /// As it is, on a line of an event: line breaks put in its place become spaces, for they would end it.
+    Line,
+    /// As it is.
     Plain,
 }
 
@@ -106,9 +108,10 @@ impl Frame {
             out.extend_from_slice(&source[done..at.start]);
             match own.form {
                 TextForm::Json => escape_into(text, &mut out),
-                TextForm::Plain => {
+                TextForm::Line => {
                     out.extend_from_slice(text.replace(['\r', '\n'], " ").as_bytes());
                 }
+                TextForm::Plain => out.extend_from_slice(text.as_bytes()),
             }
             done = at.end;
         }

@@ -20,7 +20,7 @@ use crate::{
         event_stream::{EventStream, Message},
         sse::{Event, Sse},
     },
-    json::{strings::Strings, tree::parse},
+    json::{string::unescape, strings::Strings, tree::parse},
     operation::Operation,
     refusal::Refusal,
     request::Asked,
@@ -260,31 +260,16 @@ impl AnswerReader {
         self.draft.is_broken = true;
         let counter = self.draft.channels.counter();
         if data.trim_ascii_start().starts_with(b"{") || data.trim_ascii_start().starts_with(b"[") {
-            let (mut strings, bytes) = (Strings::default(), Bytes::copy_from_slice(data));
-            let strung = strings.push(bytes, counter);
-            let rest = strings.finish();
-            let offset = strung.raw.len();
-            let rest = rest
-                .texts
-                .into_iter()
-                .map(|text| Text { at: offset + text.at.start..offset + text.at.end, ..text });
-            let texts = strung.texts.into_iter().chain(rest);
-            return texts.map(|text| Text { at: place(text.at.clone()), ..text }).collect();
+            return broken(data, counter, place);
         }
-        let mut texts = Vec::new();
-        let mut at = 0;
-        for line in data.split(|byte| *byte == b'\n') {
-            let end = at + line.len();
-            let text = String::from_utf8_lossy(line).into_owned();
-            let form = TextForm::Plain;
-            texts.push(Text { channel: *counter, text, at: place(at..end), last: false, form });
-            at = end + 1;
-        }
+        let channel = *counter;
         *counter += 1;
-        if let Some(text) = texts.last_mut() {
-            text.last = true;
+        if matches!(self.framing, Framing::Sse(_)) {
+            return lines(data, channel, place);
         }
-        texts
+        let text = String::from_utf8_lossy(data).into_owned();
+        let at = place(0..data.len());
+        vec![Text { channel, text, at, last: true, form: TextForm::Plain }]
     }
 
     fn frame(&mut self, raw: Bytes, texts: Vec<Text>, wrapping: Wrapping) -> Frame {
@@ -348,6 +333,43 @@ fn with_arguments(value: Value) -> Value {
     }
 }
 
+/// The strings of an event that is not quite JSON. One that goes on in another line of the event is a text of
+/// several pieces.
+fn broken(
+    data: &[u8],
+    counter: &mut u64,
+    place: &dyn Fn(Range<usize>) -> Range<usize>,
+) -> Vec<Text> {
+    let mut strings = Strings::default();
+    let whole = strings.push(Bytes::copy_from_slice(data), counter);
+    let offset = whole.raw.len();
+    let rest = strings.finish().texts.into_iter();
+    let rest = rest.map(|text| Text { at: offset + text.at.start..offset + text.at.end, ..text });
+    let mut texts = Vec::new();
+    for text in whole.texts.into_iter().chain(rest) {
+        let (mut at, end) = (text.at.start, text.at.end);
+        while let Some(length) = memchr::memchr(b'\n', &data[at..end]) {
+            texts.push(text.piece(data, at..at + length, false, place));
+            at += length + 1;
+        }
+        texts.push(text.piece(data, at..end, text.last, place));
+    }
+    texts
+}
+
+/// The data of an event that is no JSON at all, line by line.
+fn lines(data: &[u8], channel: u64, place: &dyn Fn(Range<usize>) -> Range<usize>) -> Vec<Text> {
+    let mut texts = Vec::new();
+    let mut at = 0;
+    for line in data.split(|byte| *byte == b'\n') {
+        let end = at + line.len();
+        let (text, last) = (String::from_utf8_lossy(line).into_owned(), end == data.len());
+        texts.push(Text { channel, text, at: place(at..end), last, form: TextForm::Line });
+        at = end + 1;
+    }
+    texts
+}
+
 /// The next bytes of a text that is no JSON.
 fn plain(carry: &mut Bytes, bytes: &[u8]) -> Frame {
     let mut joined = BytesMut::from(&carry[..]);
@@ -359,6 +381,22 @@ fn plain(carry: &mut Bytes, bytes: &[u8]) -> Frame {
     let at = 0..raw.len();
     let text = Text { channel: 0, text, at, last: false, form: TextForm::Plain };
     Frame::with(raw, vec![text])
+}
+
+// === impl Text ===
+
+impl Text {
+    /// What stands at `at` of the data, as a piece of this text.
+    fn piece(
+        &self,
+        data: &[u8],
+        at: Range<usize>,
+        last: bool,
+        place: &dyn Fn(Range<usize>) -> Range<usize>,
+    ) -> Self {
+        let text = unescape(&data[at.clone()]).into_owned();
+        Self { channel: self.channel, text, at: place(at), last, form: self.form }
+    }
 }
 
 // === impl Framing ===

@@ -26,9 +26,12 @@ pub(crate) struct Elements {
     count: u64,
 }
 
+/// What separates elements.
+const BETWEEN: &[u8] = b",[] \t\r\n";
+
 /// Where the element stands in what was divided off.
 pub(crate) fn element(raw: &[u8]) -> Range<usize> {
-    let start = raw.iter().position(|byte| !b",[ \t\r\n".contains(byte)).unwrap_or(raw.len());
+    let start = raw.iter().position(|byte| !BETWEEN.contains(byte)).unwrap_or(raw.len());
     start..raw.len()
 }
 
@@ -132,7 +135,7 @@ impl Elements {
         self.depth <= usize::from(self.is_array)
             && !self.in_string
             && !self.is_mid_element
-            && self.buffer.iter().all(|byte| b",[] \t\r\n".contains(byte))
+            && self.buffer.iter().all(|byte| BETWEEN.contains(byte))
     }
 
     fn take(&mut self, length: usize) -> Bytes {

@@ -207,6 +207,10 @@ impl<'t> Parser<'t> {
             self.at += found + 1;
             if self.text[self.at - 1] == b'"' {
                 let at = start..self.at - 1;
+                // No JSON; and the data of an event is written in several lines there.
+                if memchr::memchr(b'\n', &self.text[at.clone()]).is_some() {
+                    return Err(NotRead);
+                }
                 return Ok(Str { text: unescape(&self.text[at.clone()]), at });
             }
             // What is escaped ends no string.
