@@ -17,7 +17,8 @@ pub struct Frame {
     /// What they say, in the order in which it stands in them.
     pub texts: Vec<Text>,
     /// Channels that the provider's own framing ends with this frame: nothing of them follows, so nothing of
-    /// them needs to be waited for. A channel whose last text was [`Text::last`] is not repeated here.
+    /// them needs to be waited for. A channel whose last text was [`Text::last`] is not repeated here. Should its
+    /// text go on all the same, that is another channel, and the answer is not complete.
     pub ended: Vec<u64>,
     pub(crate) wrapping: Wrapping,
 }

@@ -51,6 +51,9 @@ enum Framing {
     Binary,
 }
 
+/// More numbers in a row than these are a vector.
+const MAX_NUMBERS: usize = 64;
+
 // === impl AnswerReader ===
 
 impl AnswerReader {
@@ -318,9 +321,12 @@ impl AnswerReader {
     }
 }
 
-/// The same with the arguments of tool calls as what they say.
+/// The same with the arguments of tool calls as what they say, and the length of a vector in its place.
 fn with_arguments(value: Value) -> Value {
     match value {
+        Value::Array(items) if items.len() > MAX_NUMBERS && items.iter().all(Value::is_number) => {
+            items.len().into()
+        }
         Value::Array(items) => items.into_iter().map(with_arguments).collect(),
         Value::Object(members) => {
             let members = members.into_iter().map(|(name, member)| match member {

@@ -6,7 +6,11 @@ use std::fmt;
 use aa_protocol::{Action, parse_json};
 use serde_json::{Map, Value};
 
-use crate::{head::Head, mcp::RpcIds};
+use crate::{
+    head::Head,
+    mcp::RpcIds,
+    refusal::{Refusal, RefusalCode},
+};
 
 /// What a request asks for.
 #[derive(Clone, PartialEq)]
@@ -91,6 +95,19 @@ impl fmt::Debug for Asked {
 // === impl Unreadable ===
 
 impl Unreadable {
+    /// The same as a refusal, for whoever sent the request.
+    pub fn refusal(&self) -> Refusal {
+        let Self { operation, problem, place, next } = self;
+        Refusal {
+            code: RefusalCode::BadRequest,
+            rule: None,
+            message: format!("the {operation} request was not read: {problem} at {place}"),
+            next: format!("Please {next}"),
+            event_id: None,
+            retry_after: None,
+        }
+    }
+
     pub(crate) fn member(operation: &'static str, name: &str, problem: &str) -> Self {
         Self {
             operation,

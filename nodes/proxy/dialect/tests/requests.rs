@@ -204,9 +204,11 @@ fn what_could_be_read_in_two_ways_is_refused() {
         assert!(!error.next.is_empty() && !error.place.is_empty(), "{error}");
         assert!(!error.to_string().contains("dear"), "nothing is quoted: {error}");
     }
-    let error = read(CHAT, r#"{"model":"a","model":"b"}"#).unwrap_err().to_string();
+    let error = read(CHAT, r#"{"model":"a","model":"b"}"#).unwrap_err();
+    assert_eq!(error.refusal().code, RefusalCode::BadRequest);
+    assert!(error.refusal().next.starts_with("Please send one JSON value"));
     assert_eq!(
-        error,
+        error.to_string(),
         "the openai.chat request was not read: duplicate object key at line 1, column 25; send one JSON \
          value in UTF-8, each key once, nested at most 64 deep"
     );
