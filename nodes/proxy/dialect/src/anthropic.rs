@@ -1,6 +1,7 @@
 //! Anthropic's messages: `POST …/v1/messages`, and the same bodies where clouds sell them.
 
 use aa_protocol::{Action, Usage};
+use serde_json::Value;
 
 use crate::{
     answer::Draft,
@@ -24,13 +25,46 @@ const CONVERSATION: [&[&str]; 6] = [
     &["metadata", "user_id"],
 ];
 
+/// The most requests of a batch.
+const MAX_BATCH: usize = 1000;
+
 /// Reads a request.
 pub(crate) fn read(
     operation: &Operation,
     head: &Head<'_>,
     body: &[u8],
 ) -> Result<Asked, Unreadable> {
-    let body = Body::read(operation.name(), body, &NAMES)?;
+    message(operation, head, Body::read(operation.name(), body, &NAMES)?)
+}
+
+/// Reads a batch of requests, `POST …/v1/messages/batches`: a call for each. What they cost is told elsewhere, hours
+/// later.
+pub(crate) fn read_batch(
+    operation: &Operation,
+    head: &Head<'_>,
+    body: &[u8],
+) -> Result<Asked, Unreadable> {
+    let body = Body::read(operation.name(), body, &["requests"])?;
+    let Some(Value::Array(requests)) = body.get("requests") else {
+        return Err(body.refuse("requests", "no list"));
+    };
+    if requests.is_empty() || requests.len() > MAX_BATCH {
+        return Err(Unreadable {
+            next: "split it into batches of 1 to 1000 requests",
+            ..body.refuse("requests", "none, or too many")
+        });
+    }
+    let mut asked = Asked::nothing();
+    for request in requests {
+        let request = Body::of(operation.name(), request.clone(), &["custom_id", "params"])?;
+        let params = request.object("params")?.cloned().unwrap_or_default();
+        let params = Body::of(operation.name(), Value::Object(params), &NAMES)?;
+        asked.actions.extend(message(operation, head, params)?.actions);
+    }
+    Ok(asked)
+}
+
+fn message(operation: &Operation, head: &Head<'_>, body: Body) -> Result<Asked, Unreadable> {
     let model = operation.model().map_or_else(|| body.model(), |model| Ok(model.to_owned()))?;
     chat::only_this_model(&body, &model)?;
     if body.get("messages").is_none() {

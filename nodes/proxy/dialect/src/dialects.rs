@@ -215,6 +215,10 @@ fn openai_wire(route: &Route) -> Option<Wire> {
         Some(Wire::Responses)
     } else if ends(&["completions"]) {
         Some(Wire::Completions)
+    } else if ends(&["images", "generations"]) {
+        Some(Wire::Images)
+    } else if ends(&["audio", "speech"]) {
+        Some(Wire::Speech)
     } else {
         ends(&["embeddings"]).then_some(Wire::Embeddings)
     }
@@ -223,6 +227,9 @@ fn openai_wire(route: &Route) -> Option<Wire> {
 fn anthropic_wire(route: &Route) -> Option<Wire> {
     if route.ends_with(&["v1", "messages"]) {
         return Some(Wire::Messages);
+    }
+    if route.ends_with(&["v1", "messages", "batches"]) {
+        return Some(Wire::MessageBatch);
     }
     route.ends_with(&["messages", "count_tokens"]).then_some(Wire::Count(Counter::Anthropic))
 }

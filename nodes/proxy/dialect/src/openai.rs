@@ -3,6 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;
+pub(crate) mod media;
 pub(crate) mod responses;
 
 use serde_json::Value;

@@ -60,6 +60,9 @@ impl Operation {
             Wire::Embeddings | Wire::GeminiEmbed | Wire::CohereEmbed => {
                 name!(self.dialect, "embeddings")
             }
+            Wire::Images => name!(self.dialect, "images"),
+            Wire::Speech => name!(self.dialect, "speech"),
+            Wire::MessageBatch => name!(self.dialect, "batches"),
             Wire::Messages => name!(self.dialect, "messages"),
             Wire::Generate => name!(self.dialect, "generate"),
             Wire::Converse => name!(self.dialect, "converse"),

@@ -96,7 +96,11 @@ impl AnswerReader {
             }
             Framing::Plain(carry) => frames.push(plain(carry, &bytes)),
             Framing::Binary => {
-                self.draft.answer.unread_bytes += bytes.len() as u64;
+                if self.operation.wire().is_sound() {
+                    self.draft.answer.has_content = true;
+                } else {
+                    self.draft.answer.unread_bytes += bytes.len() as u64;
+                }
                 frames.push(Frame::opaque(bytes));
             }
         }
@@ -290,9 +294,14 @@ impl AnswerReader {
     fn conclude(&mut self) {
         let wire = self.operation.wire();
         let Framing::Document(kept) = &self.framing else {
-            if !matches!(self.framing, Framing::Plain(_) | Framing::Binary) {
-                wire.finish(&mut self.draft);
-                self.draft.finish_stream();
+            match self.framing {
+                // Sound has no end of its own.
+                Framing::Binary => self.draft.has_ended = wire.is_sound() && !self.is_error,
+                Framing::Plain(_) => {}
+                _ => {
+                    wire.finish(&mut self.draft);
+                    self.draft.finish_stream();
+                }
             }
             if self.is_error {
                 self.draft.answer.error.get_or_insert_with(|| "error".to_owned());

@@ -15,8 +15,8 @@ use crate::{
 /// What a request asks for.
 #[derive(Clone, PartialEq)]
 pub struct Asked {
-    /// What is to be decided before any of the request leaves: one `LlmCall`, or a `ToolCall` for each
-    /// `tools/call` of an MCP request. None when the request spends and calls nothing, such as a count of tokens.
+    /// What is to be decided before any of the request leaves: one `LlmCall`, one for each request of a batch, or
+    /// a `ToolCall` for each `tools/call` of an MCP request. None when the request spends and calls nothing, such as a count of tokens.
     pub actions: Vec<Action>,
     /// Whether the answer is asked for as a stream.
     pub streams: bool,

@@ -11,7 +11,7 @@ use crate::{
     head::Head,
     json::tree::Node,
     mcp,
-    openai::{chat, completions, embeddings, responses},
+    openai::{chat, completions, embeddings, media, responses},
     operation::Operation,
     refusal::Shape,
     request::{Asked, Unreadable},
@@ -28,8 +28,14 @@ pub(crate) enum Wire {
     Completions,
     /// OpenAI's embeddings.
     Embeddings,
+    /// OpenAI's images.
+    Images,
+    /// OpenAI's speech, whose answer is sound.
+    Speech,
     /// Anthropic's messages.
     Messages,
+    /// A batch of them, answered elsewhere.
+    MessageBatch,
     /// Gemini's generateContent, in one piece or streamed.
     Generate,
     /// Gemini's embedContent and batchEmbedContents.
@@ -72,7 +78,9 @@ impl Wire {
             Self::Responses => responses::read(operation, head, body),
             Self::Completions => completions::read(operation, head, body),
             Self::Embeddings => embeddings::read(operation, head, body),
+            Self::Images | Self::Speech => media::read(operation, head, body),
             Self::Messages => anthropic::read(operation, head, body),
+            Self::MessageBatch => anthropic::read_batch(operation, head, body),
             Self::Generate | Self::GeminiEmbed => gemini::read(operation, head, body),
             Self::Converse | Self::Invoke => bedrock::read(operation, head, body),
             Self::CohereChat | Self::CohereEmbed => cohere::read(operation, head, body),
@@ -92,6 +100,9 @@ impl Wire {
             Self::Generate => Pieces::Parts,
             Self::Invoke => Pieces::Invoke,
             Self::Embeddings
+            | Self::Images
+            | Self::Speech
+            | Self::MessageBatch
             | Self::GeminiEmbed
             | Self::CohereEmbed
             | Self::Count(_)
@@ -121,7 +132,12 @@ impl Wire {
             Self::Invoke => bedrock::invoke_event(draft, event),
             Self::CohereChat => cohere::event(draft, event),
             Self::Mcp | Self::McpListen => mcp::message(draft, event),
-            Self::Embeddings | Self::GeminiEmbed | Self::CohereEmbed | Self::Count(_) => {}
+            // The last event of a stream of images.
+            Self::Images if event.get("usage").is_some() => {
+                embeddings::document(draft, event);
+                draft.has_ended = true;
+            }
+            _ => {}
         }
     }
 
@@ -148,14 +164,15 @@ impl Wire {
             Self::Chat => chat::document(draft, document),
             Self::Responses => responses::document(draft, document),
             Self::Completions => completions::event(draft, document),
-            Self::Embeddings => embeddings::document(draft, document),
+            Self::Embeddings | Self::Images => embeddings::document(draft, document),
             Self::Messages => anthropic::document(draft, document),
             Self::Generate | Self::GeminiEmbed => gemini::event(draft, document),
             Self::Converse => bedrock::converse_document(draft, document),
             Self::Invoke => bedrock::invoke_document(draft, document),
             Self::CohereChat | Self::CohereEmbed => cohere::document(draft, document),
             Self::Mcp | Self::McpListen => mcp::message(draft, document),
-            Self::Count(_) => {}
+            Self::MessageBatch => draft.identify(document.text("id"), None),
+            Self::Speech | Self::Count(_) => {}
         }
     }
 
@@ -181,14 +198,26 @@ impl Wire {
 
     /// Whether answers are mostly numbers.
     pub(crate) const fn has_vectors(self) -> bool {
-        matches!(self, Self::Embeddings | Self::GeminiEmbed | Self::CohereEmbed)
+        matches!(self, Self::Embeddings | Self::Images | Self::GeminiEmbed | Self::CohereEmbed)
+    }
+
+    /// Whether answers are sound.
+    pub(crate) const fn is_sound(self) -> bool {
+        matches!(self, Self::Speech)
     }
 
     /// The shape of its errors.
     pub(crate) const fn shape(self) -> Shape {
         match self {
-            Self::Chat | Self::Responses | Self::Completions | Self::Embeddings => Shape::OpenAi,
-            Self::Messages | Self::Count(Counter::Anthropic) => Shape::Anthropic,
+            Self::Chat
+            | Self::Responses
+            | Self::Completions
+            | Self::Embeddings
+            | Self::Images
+            | Self::Speech => Shape::OpenAi,
+            Self::Messages | Self::MessageBatch | Self::Count(Counter::Anthropic) => {
+                Shape::Anthropic
+            }
             Self::Generate | Self::GeminiEmbed | Self::Count(Counter::Gemini) => Shape::Google,
             Self::Converse | Self::Invoke | Self::Count(Counter::Bedrock) => Shape::Bedrock,
             Self::CohereChat | Self::CohereEmbed => Shape::Cohere,
