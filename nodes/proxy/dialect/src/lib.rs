@@ -15,6 +15,8 @@
 //!
 //! - Texts are unescaped once. The arguments of a tool call are JSON within JSON, whose own escapes stay in
 //!   [`Text::text`]; [`ToolCallAsked::args`] and [`Answer::content`] hold them decoded.
+//! - A count of tokens spends nothing and yields no action: what its prompt says is for the caller to look at.
+//! - The text of an event's name, its id and its comments, and the bytes of sound and images.
 //! - WebSockets, multipart bodies, batches of requests by file, and other endpoints of a provider are no operation:
 //!   [`Dialects::speaks`] tells that a host is a provider's all the same.
 

@@ -11,19 +11,20 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
+use serde_json::Value;
 
 /// `UPDATE_GOLDEN=1` writes what is read now; `git diff` shows what changed.
 #[test]
 fn recorded_exchanges_are_read_as_the_golden_files_say() {
     for exchange in all() {
         let golden = exchange.path.with_extension("golden.json");
-        let mut summary = serde_json::to_string_pretty(&exchange.summary()).unwrap();
-        summary.push('\n');
+        let summary = exchange.summary();
         if env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&golden, &summary).unwrap();
+            fs::write(&golden, format!("{summary:#}\n")).unwrap();
         }
         let expected = fs::read_to_string(&golden).unwrap_or_default();
-        assert!(summary == expected, "{}: read as\n{summary}", exchange.name);
+        let expected: Option<Value> = serde_json::from_str(&expected).ok();
+        assert!(Some(&summary) == expected.as_ref(), "{}: read as\n{summary:#}", exchange.name);
     }
 }
 
