@@ -10,6 +10,8 @@ pub mod action;
 pub mod condition;
 #[path = "fuzz/decision.rs"]
 pub mod decision;
+#[path = "fuzz/dialect.rs"]
+pub mod dialect;
 #[path = "fuzz/export.rs"]
 pub mod export;
 #[path = "fuzz/key.rs"]
@@ -31,10 +33,12 @@ pub mod token;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("action", action::target),
     ("condition", condition::target),
     ("decision", decision::target),
+    ("dialect_answer", dialect::answer),
+    ("dialect_request", dialect::request),
     ("export", export::target),
     ("key", key::target),
     ("ledger", ledger::target),

@@ -50,6 +50,8 @@ replayed! {
     kept_action_messages_are_refused_or_read_back: "action",
     kept_conditions_are_refused_or_evaluated: "condition",
     kept_decisions_are_those_of_the_naive_evaluator: "decision",
+    kept_answers_of_providers_go_on_and_mean_the_same_in_pieces: "dialect_answer",
+    kept_requests_to_providers_are_refused_or_describe_themselves: "dialect_request",
     kept_exports_get_their_verdict: "export",
     kept_store_keys_are_refused_or_read_back: "key",
     kept_ledger_lines_are_refused_or_read_back: "ledger",

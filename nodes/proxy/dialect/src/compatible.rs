@@ -1,0 +1,31 @@
+//! Providers that speak OpenAI's dialect at hosts of their own, some of them Anthropic's as well.
+
+/// Hosts, exact or all below a suffix that begins with a dot.
+pub(crate) const HOSTS: [&str; 26] = [
+    "api.ai21.com",
+    "api.cerebras.ai",
+    "api.deepinfra.com",
+    "api.deepseek.com",
+    "api.fireworks.ai",
+    "api.groq.com",
+    "api.hyperbolic.xyz",
+    "api.inference.net",
+    "api.minimax.io",
+    "api.moonshot.ai",
+    "api.moonshot.cn",
+    "api.novita.ai",
+    "api.perplexity.ai",
+    "api.sambanova.ai",
+    "api.studio.nebius.com",
+    "api.together.ai",
+    "api.together.xyz",
+    "api.x.ai",
+    ".api.x.ai",
+    "api.z.ai",
+    "chatgpt.com",
+    "dashscope-intl.aliyuncs.com",
+    "dashscope.aliyuncs.com",
+    "integrate.api.nvidia.com",
+    "openrouter.ai",
+    "router.huggingface.co",
+];
