@@ -33,6 +33,7 @@ mod rehearsal;
 mod schedule;
 mod schema;
 mod scope;
+mod sensitive_pattern;
 mod sequences;
 mod set;
 mod shape;
@@ -53,9 +54,11 @@ pub use self::{
     },
     lint::{Lint, lint},
     policy::Policy,
+    re2::PatternError,
     rehearsal::Rehearsal,
     schema::json_schema,
     scope::{Scope, ScopeError},
+    sensitive_pattern::SensitivePattern,
     sequences::SequenceRef,
     set::{AgentPolicies, Document, DuplicatePolicy, PolicySet},
 };
