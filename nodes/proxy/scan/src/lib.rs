@@ -1,4 +1,4 @@
-//! Sensitive patterns in text that comes in pieces.
+//! Sensitive patterns in text that comes in pieces, and the content codings that such text comes in.
 //!
 //! It knows no socket, no task and no clock: bytes and text are handed in, what may leave is handed out.
 //!
@@ -6,7 +6,9 @@
 //!   with them piece by piece, and tells how much of it may leave. What it reports is what a policy
 //!   decision finds in the whole text.
 //! - A [`Redactor`] puts [`REDACTED`] in the place of the matches.
+//! - [`decode`] undoes content codings as the bytes come, within bounds.
 
+pub mod decode;
 mod program;
 mod redactor;
 mod rules;

@@ -13,9 +13,8 @@ pub const REDACTED: &str = "[REDACTED]";
 /// Turns pieces of a text into the same pieces with [`REDACTED`] in the place of the matches.
 ///
 /// Matches that overlap or touch are replaced together. The parts that come out are, joined, the whole text
-/// with its matches replaced, however it is split: as long as the matches of all patterns are bounded, or
-/// none is longer than [`Hold::most`](crate::Hold::most) before it is certain. Of a longer one, what was held for so
-/// many bytes has left before.
+/// with its matches replaced, however it is split: as long as each match [is held](crate::Hold::is_whole) until it is
+/// certain. Of one that is not, the beginning has left before.
 ///
 /// Holds the text that the scanner does not release, but for what is certain to be replaced: at most
 /// [`Hold::most`](crate::Hold::most) bytes and one piece; and the lengths of the pieces in it.

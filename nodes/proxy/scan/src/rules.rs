@@ -19,8 +19,8 @@ pub struct Rules(Arc<Compiled>);
 pub struct Hold {
     /// The most bytes behind [`Scanned::released`](crate::Scanned::released) in which no match is certain.
     pub most: usize,
-    /// Whether that holds every match. It does not when the matches of a pattern are unbounded: such a match may
-    /// have begun in text that was released when it becomes certain.
+    /// Whether that holds every match. It does not when the matches of a pattern are unbounded: one that is not
+    /// certain within 3,837 bytes may have begun in text that is released when it becomes so.
     pub is_whole: bool,
 }
 
@@ -64,7 +64,11 @@ struct Starters {
 }
 
 /// What is held back at most for patterns whose matches are unbounded, in bytes.
-pub(crate) const HOLD_OF_UNBOUNDED: usize = 4 << 10;
+const HOLD_OF_UNBOUNDED: usize = 4 << 10;
+/// When more is held, it is released up to a multiple of so many bytes, or the end of the character there.
+pub(crate) const GRID: u64 = 256;
+/// What is held back in any case.
+pub(crate) const LEAST_HOLD_OF_UNBOUNDED: usize = HOLD_OF_UNBOUNDED - GRID as usize - 3;
 /// Those of several documents together.
 const MAX_PATTERNS: usize = 8_192;
 /// Bytes of one automaton, and of all.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use crate::{
     program::{Around, Before},
-    rules::{HOLD_OF_UNBOUNDED, Rules},
+    rules::{GRID, LEAST_HOLD_OF_UNBOUNDED, Rules},
     search::{Scratch, Search},
 };
 
@@ -31,7 +31,8 @@ pub struct Scanner {
     at: u64,
     last: Option<u8>,
     released: u64,
-    /// Some places that text can be released up to: one at least in every [`GRID`] bytes of the last ones.
+    /// Places that text can be released up to when too much is held: the last one before what is held for
+    /// certain, and those behind it, [`GRID`] bytes from one to the next.
     boundaries: VecDeque<u64>,
 }
 
@@ -60,9 +61,6 @@ pub struct Match {
     /// Bytes from the beginning of the text.
     pub at: Range<u64>,
 }
-
-/// Bytes between the places that text can be released up to before it is known what it is.
-const GRID: u64 = 256;
 
 // === impl Scanner ===
 
@@ -117,6 +115,7 @@ impl Scanner {
         self.searched.fill(0);
         (self.at, self.last, self.released) = (0, None, 0);
         self.boundaries.clear();
+        self.boundaries.push_back(0);
         let rules = self.rules.clone();
         rules.ever().iter().for_each(|pattern| self.search_for(*pattern));
     }
@@ -162,11 +161,11 @@ impl Scanner {
     }
 
     fn release(&mut self) {
-        let limit = self.at.saturating_sub(HOLD_OF_UNBOUNDED as u64);
-        while self.boundaries.front().is_some_and(|boundary| *boundary < limit) {
+        let limit = self.at.saturating_sub(LEAST_HOLD_OF_UNBOUNDED as u64);
+        while self.boundaries.get(1).is_some_and(|boundary| *boundary <= limit) {
             self.boundaries.pop_front();
         }
-        let limit = self.boundaries.front().copied().unwrap_or(0).min(self.at);
+        let limit = self.boundaries.front().copied().unwrap_or(0);
         let held = self.searches.iter().filter_map(|(pattern, search)| {
             let earliest = search.earliest()?;
             if self.rules.program(*pattern)?.longest.is_some() {
