@@ -10,6 +10,8 @@ pub mod action;
 pub mod condition;
 #[path = "fuzz/decision.rs"]
 pub mod decision;
+#[path = "fuzz/decode.rs"]
+pub mod decode;
 #[path = "fuzz/export.rs"]
 pub mod export;
 #[path = "fuzz/key.rs"]
@@ -22,6 +24,8 @@ pub mod pattern;
 pub mod policy;
 #[path = "fuzz/sample_log.rs"]
 mod sample_log;
+#[path = "fuzz/scan.rs"]
+pub mod scan;
 #[path = "fuzz/subject.rs"]
 mod subject;
 #[path = "fuzz/token.rs"]
@@ -31,14 +35,16 @@ pub mod token;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("action", action::target),
     ("condition", condition::target),
     ("decision", decision::target),
+    ("decode", decode::target),
     ("export", export::target),
     ("key", key::target),
     ("ledger", ledger::target),
     ("pattern", pattern::target),
     ("policy", policy::target),
+    ("scan", scan::target),
     ("token", token::target),
 ];
