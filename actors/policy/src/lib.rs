@@ -37,6 +37,7 @@ mod sensitive_pattern;
 mod sequences;
 mod set;
 mod shape;
+mod stream_rules;
 mod tree;
 
 pub use aa_budget::{Amount, Limits, Standing};
@@ -61,6 +62,7 @@ pub use self::{
     sensitive_pattern::SensitivePattern,
     sequences::SequenceRef,
     set::{AgentPolicies, Document, DuplicatePolicy, PolicySet},
+    stream_rules::{OnStreamMatch, StreamPattern, StreamRules},
 };
 
 /// The policy a new workspace starts with: it allows everything, and everything is audited.
