@@ -119,7 +119,7 @@ impl Held {
         certain: impl Iterator<Item = Range<u64>>,
     ) -> Vec<Part> {
         self.cover(scanned.matches.iter().map(|found| found.at.clone()).chain(certain));
-        let text = std::mem::take(&mut self.text);
+        let mut text = std::mem::take(&mut self.text);
         let start = self.from;
         let mut leaving = Leaving { parts: Vec::new(), text: String::new() };
         loop {
@@ -145,7 +145,8 @@ impl Held {
             leaving.text.push_str(text.get(range).unwrap_or_default());
             self.from = to;
         }
-        self.text.push_str(text.get((self.from - start) as usize..).unwrap_or_default());
+        text.drain(..text.len().min((self.from - start) as usize));
+        self.text = text;
         leaving.finish(self.piece)
     }
 

@@ -348,3 +348,21 @@ fn no_text_is_in_what_is_shown_of_a_redactor() {
     assert!(!format!("{redacted:?} {redactor:?}").contains("plain"));
     assert!(!format!("{redacted:?} {redactor:?}").contains("wo"));
 }
+
+#[test]
+fn matches_that_wait_for_an_earlier_one_are_found_in_one_pass() {
+    // Going back to the end of each match would look at 200,000² bytes.
+    let pattern = "a.*b|a";
+    let rules = Rules::compile(&[pattern]).unwrap();
+    let mut scanner = Scanner::new(&rules);
+    let mut found = 0;
+    for _ in 0..200_000 {
+        let scanned = scanner.push("a");
+        found += scanned.matches.len();
+    }
+    found += scanner.finish().matches.len();
+    assert_eq!(found, 200_000);
+
+    let text = format!("{}b{}", "a".repeat(4_000), "a".repeat(4_000));
+    assert_eq!(in_pieces(&rules, &pieces(&text, &[1])), plainly(&[pattern], &text));
+}
