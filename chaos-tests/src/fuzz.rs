@@ -10,6 +10,8 @@ pub mod action;
 pub mod condition;
 #[path = "fuzz/decision.rs"]
 pub mod decision;
+#[path = "fuzz/decode.rs"]
+pub mod decode;
 #[path = "fuzz/dialect.rs"]
 pub mod dialect;
 #[path = "fuzz/export.rs"]
@@ -24,6 +26,8 @@ pub mod pattern;
 pub mod policy;
 #[path = "fuzz/sample_log.rs"]
 mod sample_log;
+#[path = "fuzz/scan.rs"]
+pub mod scan;
 #[path = "fuzz/subject.rs"]
 mod subject;
 #[path = "fuzz/token.rs"]
@@ -33,10 +37,11 @@ pub mod token;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("action", action::target),
     ("condition", condition::target),
     ("decision", decision::target),
+    ("decode", decode::target),
     ("dialect_answer", dialect::answer),
     ("dialect_request", dialect::request),
     ("export", export::target),
@@ -44,5 +49,6 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("ledger", ledger::target),
     ("pattern", pattern::target),
     ("policy", policy::target),
+    ("scan", scan::target),
     ("token", token::target),
 ];

@@ -52,11 +52,13 @@ replayed! {
     kept_decisions_are_those_of_the_naive_evaluator: "decision",
     kept_answers_of_providers_go_on_and_mean_the_same_in_pieces: "dialect_answer",
     kept_requests_to_providers_are_refused_or_describe_themselves: "dialect_request",
+    kept_bodies_are_refused_or_decoded_within_limits: "decode",
     kept_exports_get_their_verdict: "export",
     kept_store_keys_are_refused_or_read_back: "key",
     kept_ledger_lines_are_refused_or_read_back: "ledger",
     kept_patterns_are_refused_or_find_what_is_there: "pattern",
     kept_policies_are_refused_or_decide: "policy",
+    kept_texts_in_pieces_have_the_matches_of_the_whole: "scan",
     kept_tokens_are_refused_unless_signed: "token",
 }
 

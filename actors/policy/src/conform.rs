@@ -3,7 +3,8 @@
 use crate::{
     diagnostic::{Diagnostic, DiagnosticCode, Place, Report, nearest, quoted},
     shape::{
-        ACTIONS_ON_EXCEED, API_VERSION, CONSEQUENCES, Field, Form, KIND, Keys, Section, Shape,
+        ACTIONS_ON_EXCEED, API_VERSION, CONSEQUENCES, Field, Form, KIND, Keys, ON_STREAM_MATCH,
+        Section, Shape,
     },
     tree::{Member, Node, Value, item_path, member_path},
 };
@@ -181,6 +182,10 @@ fn conform_text(node: &Node, form: Form, path: &str, report: &mut Report) {
         Form::Consequence => (!CONSEQUENCES.contains(&text)).then(|| {
             let message = format!("{} is neither `deny` nor `require_approval`", quoted(text));
             (DiagnosticCode::UnknownChoice, message, nearest(text, CONSEQUENCES))
+        }),
+        Form::OnStreamMatch => (!ON_STREAM_MATCH.contains(&text)).then(|| {
+            let message = format!("{} is none of `cut`, `redact` and `flag`", quoted(text));
+            (DiagnosticCode::UnknownChoice, message, nearest(text, ON_STREAM_MATCH))
         }),
     };
     if let Some((code, message, meant)) = problem {

@@ -1,5 +1,7 @@
 //! `data`: sensitive patterns, and the search for them in an action.
 
+use std::sync::Arc;
+
 use aa_protocol::{Action, Finding, action::StringSite};
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
     policy::Site,
     re2::{self, PatternError},
     set::{Applicable, Document},
+    stream_rules::OnStreamMatch,
     tree::{Node, item_path, member_path},
 };
 
@@ -16,7 +19,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct SensitiveData {
     patterns: Patterns,
-    sites: Vec<Site>,
+    /// The text of each pattern, and where it stands.
+    sources: Vec<(Arc<str>, Site)>,
+    on_stream_match: OnStreamMatch,
 }
 
 /// What the patterns of the applicable documents found in an action.
@@ -59,7 +64,7 @@ impl SensitiveData {
             return None;
         }
         let mut all = Vec::with_capacity(items.len());
-        let mut sites = Vec::with_capacity(items.len());
+        let mut sources = Vec::with_capacity(items.len());
         let mut failed = false;
         let mut compiled_size = 0;
         for (index, item) in items.iter().enumerate() {
@@ -87,7 +92,7 @@ impl SensitiveData {
                         );
                     }
                     all.push(compiled);
-                    sites.push(Site::new(&path, item.place));
+                    sources.push((Arc::from(text), Site::new(&path, item.place)));
                 }
                 Err(error) => {
                     failed = true;
@@ -99,8 +104,11 @@ impl SensitiveData {
         if failed || all.is_empty() {
             return None;
         }
+        let on_stream_match = section.member("on_stream_match");
+        let on_stream_match = on_stream_match.and_then(|member| member.node.text());
+        let on_stream_match = OnStreamMatch::read(on_stream_match);
         match Patterns::new(all) {
-            Ok(patterns) => Some(Self { patterns, sites }),
+            Ok(patterns) => Some(Self { patterns, sources, on_stream_match }),
             Err(error) => {
                 report.error(pattern_error(&error, &path, member.place));
                 None
@@ -109,7 +117,16 @@ impl SensitiveData {
     }
 
     pub(crate) fn site(&self, pattern: usize) -> Option<&Site> {
-        self.sites.get(pattern)
+        self.sources.get(pattern).map(|(_, site)| site)
+    }
+
+    /// The text of each pattern, and where it stands.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &(Arc<str>, Site)> {
+        self.sources.iter()
+    }
+
+    pub(crate) const fn on_stream_match(&self) -> OnStreamMatch {
+        self.on_stream_match
     }
 }
 

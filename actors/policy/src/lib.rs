@@ -33,9 +33,11 @@ mod rehearsal;
 mod schedule;
 mod schema;
 mod scope;
+mod sensitive_pattern;
 mod sequences;
 mod set;
 mod shape;
+mod stream_rules;
 mod tree;
 
 pub use aa_budget::{Amount, Limits, Standing};
@@ -53,11 +55,14 @@ pub use self::{
     },
     lint::{Lint, lint},
     policy::Policy,
+    re2::PatternError,
     rehearsal::Rehearsal,
     schema::json_schema,
     scope::{Scope, ScopeError},
+    sensitive_pattern::SensitivePattern,
     sequences::SequenceRef,
     set::{AgentPolicies, Document, DuplicatePolicy, PolicySet},
+    stream_rules::{OnStreamMatch, StreamPattern, StreamRules},
 };
 
 /// The policy a new workspace starts with: it allows everything, and everything is audited.

@@ -20,11 +20,13 @@ pub(crate) struct Compiled {
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub(crate) struct PatternError {
-    pub(crate) problem: String,
+pub struct PatternError {
+    /// A sentence that says it.
+    pub problem: String,
     /// Characters before the place of the problem.
-    pub(crate) offset: usize,
-    pub(crate) too_large: bool,
+    pub offset: usize,
+    /// Whether the pattern passes a bound, rather than being none at all.
+    pub too_large: bool,
 }
 
 /// The longest pattern, in characters.

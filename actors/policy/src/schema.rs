@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::shape::{
     ACTIONS_ON_EXCEED, API_VERSION, CONSEQUENCES, Default, ENVELOPE, FLAT, Field, Form, KIND, Keys,
-    PLAIN_CAPABILITIES, Section, Shape,
+    ON_STREAM_MATCH, PLAIN_CAPABILITIES, Section, Shape,
 };
 
 /// The schema of both document formats. Unknown keys stay valid: they are warnings of the check.
@@ -93,6 +93,7 @@ fn text(form: Form) -> Value {
         Form::Kind => json!({ "const": KIND }),
         Form::ActionOnExceed => json!({ "enum": ACTIONS_ON_EXCEED }),
         Form::Consequence => json!({ "enum": CONSEQUENCES }),
+        Form::OnStreamMatch => json!({ "enum": ON_STREAM_MATCH }),
         Form::Name => json!({ "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$" }),
         Form::Scope => json!({
             "pattern": "^(global|(org|team|tool):.*\\S.*|agent:[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})$",

@@ -74,6 +74,7 @@ pub(crate) enum Form {
     Condition,
     Capability,
     Consequence,
+    OnStreamMatch,
 }
 
 /// The only known value of `apiVersion`.
@@ -231,12 +232,23 @@ pub(crate) const ACTIONS_ON_EXCEED: [&str; 2] = ["deny", "suspend"];
 
 static DATA: Section = Section {
     doc: "What must not appear in what an agent sends or receives.",
-    fields: &[optional(
-        "sensitive_patterns",
-        Shape::List(Form::Pattern),
-        "RE2 patterns. A match anywhere in an action blocks it.",
-    )],
+    fields: &[
+        optional(
+            "sensitive_patterns",
+            Shape::List(Form::Pattern),
+            "RE2 patterns. A match anywhere in an action blocks it.",
+        ),
+        defaulted(
+            "on_stream_match",
+            Shape::Text(Form::OnStreamMatch),
+            Default::Text("cut"),
+            "What a match in a stream does that is passed on as it comes: cut ends it before the match; redact puts [REDACTED] in its place; flag records it.",
+        ),
+    ],
 };
+
+/// The values of `data.on_stream_match`.
+pub(crate) const ON_STREAM_MATCH: [&str; 3] = ["cut", "redact", "flag"];
 
 static TOOL: Section = Section {
     doc: "The rules of one tool.",

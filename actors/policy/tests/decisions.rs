@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aa_policy::{
-    AgentPolicies, Amount, BudgetFacts, Cost, Facts, Judgement, Outcome, Period, Policy, PolicySet,
-    STARTER, Spend, Suspension, check, decide, judge,
+    AgentPolicies, Amount, BudgetFacts, Cost, Facts, Judgement, OnStreamMatch, Outcome, Period,
+    Policy, PolicySet, STARTER, Spend, Suspension, check, decide, judge,
 };
 use aa_protocol::{Action, AgentFacts, NanoUsd, ReasonCode, Timestamp, Verdict};
 use serde_json::{Value, json};
@@ -765,4 +765,43 @@ fn what_the_same_entries_admit_shares_one_admission_with_what_was_derived_from_i
     assert_eq!(ls.annex(|outcome| outcome.applied.len()), Some(&2));
     assert_eq!(cat.annex(|_| 7_usize), Some(&2), "made once");
     assert_eq!(cat.annex(|_| "another type"), None);
+}
+
+// --- Streams --------------------------------------------------------------------------------------
+
+#[test]
+fn streams_are_searched_for_the_patterns_of_every_document_that_covers_the_agent() {
+    let policies = set(&[
+        (
+            "b-team",
+            "scope: team:platform\ndata: {sensitive_patterns: ['b+'], on_stream_match: flag}",
+        ),
+        ("a-all", "data: {sensitive_patterns: ['a', 'x\\d'], on_stream_match: redact}"),
+        ("c-org", "scope: org:acme\ndata: {sensitive_patterns: ['c']}"),
+        ("d-other", "scope: team:other\ndata: {sensitive_patterns: ['d']}"),
+        ("e-tool", "scope: tool:bash\ndata: {sensitive_patterns: ['e']}"),
+        ("f-none", "data: {on_stream_match: cut}"),
+    ]);
+    let rules = policies.for_agent(&agent()).stream_rules();
+    let told: Vec<_> = (rules.patterns.iter())
+        .map(|rule| (&*rule.policy, rule.revision, rule.pattern, &*rule.text, rule.on_match))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("a-all", Some(7), 0, "a", OnStreamMatch::Redact),
+            ("a-all", Some(7), 1, "x\\d", OnStreamMatch::Redact),
+            ("b-team", Some(7), 0, "b+", OnStreamMatch::Flag),
+            ("c-org", Some(7), 0, "c", OnStreamMatch::Cut),
+        ]
+    );
+    assert_eq!(&*rules.patterns[1].path, "spec.data.sensitive_patterns[1]");
+    assert!(PolicySet::empty().for_agent(&agent()).stream_rules().is_empty());
+}
+
+#[test]
+fn of_what_a_match_does_to_a_stream_the_most_restrictive_holds() {
+    use OnStreamMatch::{Cut, Flag, Redact};
+    assert!(Cut > Redact && Redact > Flag && OnStreamMatch::default() == Cut);
+    assert_eq!([Cut, Redact, Flag].map(OnStreamMatch::as_str), ["cut", "redact", "flag"]);
 }

@@ -145,6 +145,8 @@ fn schema_and_validator_agree_on_good_and_bad_documents() {
         ),
         (json!({"budget": {"daily_limit_usd": 0}}), false),
         (json!({"budget": {"action_on_exceed": "block"}}), false),
+        (json!({"data": {"on_stream_match": "flag"}}), true),
+        (json!({"data": {"on_stream_match": "drop"}}), false),
         (json!({"tools": {"bash": {"allow": "yes"}}}), false),
         (json!({"tools": {"bash": {"requires_approval_if": ""}}}), false),
         (json!({"tools": {"": {}}}), false),

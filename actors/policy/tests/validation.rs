@@ -211,6 +211,19 @@ fn action_on_exceed_must_be_deny_or_suspend() {
 }
 
 #[test]
+fn on_stream_match_must_be_cut_redact_or_flag() {
+    rejects(
+        "data: {on_stream_match: Cut}",
+        Code::UnknownChoice,
+        "spec.data.on_stream_match",
+        6,
+        27,
+    );
+    accepts("data: {on_stream_match: redact, sensitive_patterns: [x]}");
+    accepts("data: {on_stream_match: flag}");
+}
+
+#[test]
 fn a_sensitive_pattern_must_be_a_valid_re2_regex() {
     let path = "spec.data.sensitive_patterns[1]";
     rejects("data: {sensitive_patterns: [ok, 'a(?=b)']}", Code::InvalidPattern, path, 6, 37);
