@@ -132,6 +132,19 @@ impl Protocols {
         let highest = self.highest.min(other.highest);
         (highest >= self.lowest.max(other.lowest)).then_some(highest)
     }
+
+    /// What is to be done so that a program which speaks `ours` can talk to `node`, which speaks this.
+    pub fn advice(self, ours: Self, node: &str) -> String {
+        if ours.highest < self.lowest {
+            return "this program is too old for the cluster: run the version of the other nodes, or the one before it"
+                .to_owned();
+        }
+        format!(
+            "bring `{node}` to a version that speaks protocol {} first; upgrade by one version at a time, all nodes \
+             before the next",
+            ours.lowest
+        )
+    }
 }
 
 // === impl NodeRecord ===
@@ -254,18 +267,22 @@ pub(crate) fn check_against(
     options: &ClusterOptions,
     now: Timestamp,
 ) -> Result<(), NodeError> {
-    for other in others {
-        if options.protocols.common(other.protocols).is_none() {
-            return Err(NodeError::NoCommonProtocol {
-                node: other.life.node.clone(),
-                theirs: other.protocols,
-                ours: options.protocols,
-            });
-        }
-    }
+    check_protocols(others, options.protocols)?;
     let offsets: Vec<i64> =
         others.iter().map(|other| now.as_micros() - other.wall.as_micros()).collect();
     check_clock(&offsets, options.max_skew)
+}
+
+/// Checks whether this node can talk to each of the others.
+///
+/// # Errors
+/// [`NodeError::NoCommonProtocol`].
+pub(crate) fn check_protocols(others: &[NodeRecord], ours: Protocols) -> Result<(), NodeError> {
+    let foreign = others.iter().find(|other| ours.common(other.protocols).is_none());
+    foreign.map_or(Ok(()), |other| {
+        let (node, theirs) = (other.life.node.clone(), other.protocols);
+        Err(NodeError::NoCommonProtocol { node, theirs, ours })
+    })
 }
 
 /// Checks by how many microseconds this node's clock is ahead of each of the others.
