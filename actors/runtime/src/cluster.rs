@@ -196,8 +196,9 @@ impl Member {
         if !others {
             return Ok(before);
         }
-        let longest = before.iter().map(|record| record.lease() / 3).max().unwrap_or_default();
-        self.node.clock().sleep(longest).await;
+        // Within two beats, whoever is alive has written.
+        let beats = before.iter().map(|record| 2 * membership::beat_of(record.lease()));
+        self.node.clock().sleep(beats.max().unwrap_or_default()).await;
         let after = membership::read_nodes(&mut *store.begin().await?).await?;
         let was_written = |record: &&NodeRecord| {
             record.life.node != self.life.node
@@ -335,6 +336,10 @@ impl Member {
         if self.draining {
             let moves = balance::send_away(&self.burdens(&found, &alive), &self.life.node);
             self.order(&moves).await;
+            if !moves.is_empty() {
+                // They are this node's own, and it need not wait for its next beat.
+                self.node.table().look_again();
+            }
         }
         if mine.contains(&ShardId(0)) && now.saturating_sub(self.last_chores) >= CHORES_EVERY {
             self.last_chores = now;

@@ -99,6 +99,9 @@ pub struct NodeRecord {
     pub loads: Vec<(u16, u32)>,
 }
 
+/// The longest time from beat to beat.
+const LONGEST_BEAT: Duration = Duration::from_secs(5);
+
 const CLUSTER_KEY: &[u8] = b"layout/cluster";
 const NODES: &[u8] = b"node/";
 const DRAINS: &[u8] = b"node_drain/";
@@ -114,7 +117,7 @@ impl ClusterOptions {
 
     /// How often a node renews its lease and looks at the others.
     pub(crate) fn beat(&self) -> Duration {
-        self.lease / 6
+        beat_of(self.lease)
     }
 
     /// How long after the beginning of a successful renewal the node serves. What is left to the end of the lease
@@ -122,6 +125,12 @@ impl ClusterOptions {
     pub(crate) fn serves_for(&self) -> Duration {
         self.lease * 85 / 100
     }
+}
+
+/// How often a node with such a lease beats: six times in a lease, and no less often for a long one, because balancing and
+/// whoever was not told of a change wait for beats.
+pub(crate) fn beat_of(lease: Duration) -> Duration {
+    (lease / 6).min(LONGEST_BEAT)
 }
 
 // === impl Protocols ===

@@ -404,6 +404,7 @@ impl Node {
         let mut kept = self.inner.kept.subscribe();
         if !self.inner.table.peers().is_empty() {
             self.inner.leaving.store(true, Ordering::Release);
+            self.inner.table.look_again();
             let handed_over = kept.wait_for(|kept| *kept == 0);
             tokio::select! {
                 biased;

@@ -156,6 +156,41 @@ async fn a_drained_node_has_no_shard_and_is_given_none_until_it_may_take_some_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_lease_makes_nobody_wait_who_joins_balances_drains_or_stops() {
+    let mut took = Vec::new();
+    for lease in [ClusterOptions::LEASE, Duration::from_secs(60)] {
+        let lasting = |name| ClusterOptions { lease, ..options(name) };
+        let mut world = World::new();
+        world.start("a", lasting("a")).await.unwrap();
+        world.until("a has all", |world| world.shares()["a"] == 256).await;
+        let begun = tokio::time::Instant::now();
+        world.start("b", lasting("b")).await.unwrap();
+        let joined = begun.elapsed();
+        world.settle().await;
+        let balanced = begun.elapsed() - joined;
+
+        let begun = tokio::time::Instant::now();
+        cluster::order_drain(&*world.store, "b", true).await.unwrap();
+        world.nodes["a"].node.announce();
+        world.until("b is empty", |world| world.shares()["b"] == 0).await;
+        let drained = begun.elapsed();
+        cluster::order_drain(&*world.store, "b", false).await.unwrap();
+        world.settle().await;
+
+        let begun = tokio::time::Instant::now();
+        world.nodes["a"].node.stop().await;
+        world.until("b has all", |world| world.shares()["b"] == 256).await;
+        took.push([joined, balanced, drained, begun.elapsed()]);
+    }
+    let few = Duration::from_secs(1);
+    let [joined, balanced, drained, stopped] = took[1];
+    // Of a node it takes two beats to know whether it is alive, and for one more nobody hears that it is there.
+    assert!(joined < Duration::from_secs(11), "{took:?}");
+    assert!(balanced < took[0][1] + Duration::from_secs(10), "{took:?}");
+    assert!(drained < few && stopped < few, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_table_that_somebody_edited_is_mended() {
     let world = World::of(&["a", "b"]).await;
     let mut txn = world.store.begin().await.unwrap();
