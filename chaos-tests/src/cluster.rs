@@ -1,5 +1,5 @@
-//! Whole clusters under fire, in one process on one thread: nodes crash and come back, are cut off from each other and
-//! from the store, clocks go wrong, shards move, the store stalls and lies; agents, operators and approvers go on
+//! Whole clusters under fire, in one process on one thread: nodes crash and come back, are replaced by those of later
+//! versions, are cut off from each other and from the store, clocks go wrong, shards move, the store stalls and lies; agents, operators and approvers go on
 //! meanwhile. Everything follows from one seed, on simulated time.
 //!
 //! While it runs, every committed state of every budget window and every commit of a shard's journal is looked at, and
@@ -10,6 +10,7 @@ mod checks;
 mod clients;
 mod nemesis;
 mod operators;
+mod upgrades;
 mod world;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -36,6 +37,8 @@ pub struct Outcome {
     pub allowed: u64,
     /// How often a client had to send an action again.
     pub retries: u64,
+    /// The longest that a client waited for a decision, all its attempts together.
+    pub slowest: Duration,
     /// Decisions in the logs that nobody was told.
     pub untold: u64,
     /// Entries in the logs.
@@ -62,6 +65,15 @@ impl Default for Size {
     }
 }
 
+/// What happens to the cluster in a run.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    /// Whatever can go wrong, until the time is over.
+    Faults,
+    /// It is brought from one protocol to the next, node by node, and nothing else happens.
+    Upgrade,
+}
+
 /// How long a cluster may take to be whole again once everything is mended.
 const MENDED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -82,18 +94,34 @@ pub fn failed_before() -> Vec<u64> {
 /// # Panics
 /// When no runtime can be made.
 pub fn run(seed: u64, size: Size) -> Result<Outcome, String> {
+    simulated(seed, size, Course::Faults)
+}
+
+/// One run in which every node is replaced by one that speaks the next protocol besides its own, and then by one that
+/// speaks the next only. It takes as long as that takes.
+///
+/// # Errors
+/// What is wrong, with the seed it is reached by.
+///
+/// # Panics
+/// When no runtime can be made.
+pub fn upgrade(seed: u64, size: Size) -> Result<Outcome, String> {
+    simulated(seed, size, Course::Upgrade)
+}
+
+fn simulated(seed: u64, size: Size, course: Course) -> Result<Outcome, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    let outcome = runtime.block_on(simulate(seed, size));
+    let outcome = runtime.block_on(simulate(seed, size, course));
     // What is left of the nodes waits for messages that never come.
     runtime.shutdown_background();
     outcome.map_err(|problem| format!("seed {seed}: {problem}"))
 }
 
-async fn simulate(seed: u64, size: Size) -> Result<Outcome, String> {
+async fn simulate(seed: u64, size: Size, course: Course) -> Result<Outcome, String> {
     let world = Arc::new(World::begin(seed, size).await?);
     let watching = tokio::spawn(checks::watch_owners(Arc::clone(&world)));
     let mut busy = tokio::task::JoinSet::new();
@@ -101,11 +129,20 @@ async fn simulate(seed: u64, size: Size) -> Result<Outcome, String> {
         busy.spawn(clients::live(Arc::clone(&world), number));
     }
     busy.spawn(operators::live(Arc::clone(&world)));
-    let nemesis = tokio::spawn(nemesis::live(Arc::clone(&world)));
-
-    tokio::time::sleep(size.lasts).await;
-    world.end();
-    nemesis.await.map_err(|error| error.to_string())?;
+    match course {
+        Course::Faults => {
+            let nemesis = tokio::spawn(nemesis::live(Arc::clone(&world)));
+            let upgrades = tokio::spawn(upgrades::live(Arc::clone(&world)));
+            tokio::time::sleep(size.lasts).await;
+            world.end();
+            nemesis.await.map_err(|error| error.to_string())?;
+            upgrades.await.map_err(|error| error.to_string())?;
+        }
+        Course::Upgrade => {
+            upgrades::all(&world).await?;
+            world.end();
+        }
+    }
     if let Some(violation) = world.found() {
         return Err(violation);
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use aa_chaos_tests::cluster::{Size, run};
+use aa_chaos_tests::cluster::{Size, run, upgrade};
 
 const SMALL: Size = Size { nodes: 3, agents: 3, lasts: Duration::from_secs(12) };
 
@@ -20,5 +20,18 @@ fn a_seed_repeats_to_the_last_commit() {
 fn what_clients_were_told_holds_whatever_goes_wrong() {
     for seed in 100..106 {
         run(seed, SMALL).unwrap();
+    }
+}
+
+/// How long the SDK waits for a decision.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_cluster_is_upgraded_node_by_node_without_a_failed_decision() {
+    for seed in 200..203 {
+        let outcome = upgrade(seed, SMALL).unwrap();
+        assert_eq!(outcome.faults["upgrade"], 2 * SMALL.nodes as u64);
+        assert!(outcome.told > 50 && outcome.approvals > 0 && outcome.changes > 0, "{outcome:?}");
+        assert!(outcome.slowest < DEADLINE, "seed {seed}: {outcome:?}");
     }
 }

@@ -11,6 +11,7 @@ mod remote;
 mod sequences;
 mod spent_by;
 mod status;
+mod travelling_action;
 mod view;
 mod waiting;
 

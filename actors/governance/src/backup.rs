@@ -28,7 +28,7 @@ use aa_store::{CommitError, MAX_TRANSACTION_AGE, StoreError};
 pub(crate) use self::place::Backups;
 pub use self::{
     examine::{Contents, Trust, verify},
-    restore::{Phase, Restored, VerifiedFile, restore, undo},
+    restore::{Phase, Restored, Standing, VerifiedFile, restore, undo},
     take::Backup,
 };
 
@@ -119,6 +119,16 @@ pub enum RestoreError {
         "the store holds parts of workspace {0} that no restore has put there; name a new or another store"
     )]
     Remains(WorkspaceId),
+    /// Whose owners are to run the deployment is not for a file to say.
+    #[error(
+        "the store has no workspace yet, so it has to be said what {0} is to be: the deployment's home, whose owners run it (--home), or a tenant of it, and the first `aasm up` makes a home besides (--tenant)"
+    )]
+    NoHome(WorkspaceId),
+    /// A deployment has one home.
+    #[error(
+        "the store's deployment has workspace {0} as its home; restore this one as a tenant, or into a new store"
+    )]
+    OtherHome(WorkspaceId),
     /// Somebody else restores it.
     #[error(
         "another restore of workspace {0} into this store has begun; let one of them run alone"

@@ -231,7 +231,8 @@ impl Governance {
     }
 
     /// Makes a workspace with the starter policy, unless it exists. Only the process that sets a
-    /// machine up calls this; it is behind no role of a workspace.
+    /// machine up calls this; it is behind no role of a workspace. Of one that exists, no actor is asked: it may live on a
+    /// node that this one does not reach.
     ///
     /// # Errors
     /// The actors or the store do not answer; it is safe to call again.
@@ -240,8 +241,10 @@ impl Governance {
         workspace: WorkspaceId,
         name: &str,
     ) -> Result<WorkspaceRecord, GovernanceError> {
-        let new = NewWorkspace { name: name.to_owned(), actor: "setup".to_owned() };
-        let record = self.ask_tenant(workspace, |reply| TenantMessage::Create(new, reply)).await?;
+        let record = match self.workspace_record(workspace).await? {
+            Some(record) => record,
+            None => self.found_workspace(workspace, name).await?,
+        };
         let mut txn = self.services.node.store().begin().await?;
         let any = txn.range_snapshot(&keys::policies(workspace), 1, Order::Forward).await?;
         if any.is_empty() {
@@ -255,6 +258,32 @@ impl Governance {
             self.ask_policies(workspace, apply).await??;
         }
         Ok(record)
+    }
+
+    /// Has the workspace's actor make it, unless it exists: without a policy, which [`Self::set_up_workspace`] adds.
+    ///
+    /// # Errors
+    /// The actor does not answer; it is safe to call again.
+    pub async fn found_workspace(
+        &self,
+        workspace: WorkspaceId,
+        name: &str,
+    ) -> Result<WorkspaceRecord, GovernanceError> {
+        let new = NewWorkspace { name: name.to_owned(), actor: "setup".to_owned() };
+        Ok(self.ask_tenant(workspace, |reply| TenantMessage::Create(new, reply)).await?)
+    }
+
+    /// The workspace as it is stored; `None` when there is none.
+    ///
+    /// # Errors
+    /// The store does not answer, or the record is damaged.
+    pub async fn workspace_record(
+        &self,
+        workspace: WorkspaceId,
+    ) -> Result<Option<WorkspaceRecord>, GovernanceError> {
+        let at = keys::workspace(workspace);
+        let stored = self.services.node.store().begin().await?.get_snapshot(&at).await?;
+        Ok(stored.map(|stored| stored::decode(&at, &stored)).transpose()?)
     }
 
     /// Makes a key of a workspace that is being set up.

@@ -13,8 +13,8 @@ use aa_governance::{
     api_key::ApiKey,
     approval_record::ApprovalScope,
     backup::{
-        BackupError, Contents, FileError, Phase, RestoreError, Restored, Trust, VerifiedFile,
-        restore, undo, verify,
+        BackupError, Contents, FileError, Phase, RestoreError, Restored, Standing, Trust,
+        VerifiedFile, restore, undo, verify,
     },
     budget_book::{BudgetTerms, OnExceeded},
     keys::{self, Space},
@@ -83,8 +83,21 @@ async fn restore_into(
     store: &dyn Store,
     shards: u16,
 ) -> Result<Restored, RestoreError> {
+    // A new store has to be told what its first workspace is.
+    let mut txn = store.begin().await.unwrap();
+    let others = txn.range_snapshot(&keys::workspaces(), 1, Order::Forward).await.unwrap();
+    let standing = others.is_empty().then_some(Standing::Home);
+    restore_as(file, store, shards, standing).await
+}
+
+async fn restore_as(
+    file: &NamedTempFile,
+    store: &dyn Store,
+    shards: u16,
+    standing: Option<Standing>,
+) -> Result<Restored, RestoreError> {
     let verified = VerifiedFile::open(file.path(), None)?;
-    restore(verified, store, shards, &SystemEntropy, |_| {}).await
+    restore(verified, store, shards, standing, &SystemEntropy, |_| {}).await
 }
 
 /// The workspace in another store, and a process over that.
@@ -608,7 +621,7 @@ async fn two_restores_at_a_time_do_not_mix() {
     // The first is held where everything is written, and the second takes the store over.
     let (mut second, mut is_second) = (None, false);
     let verified = VerifiedFile::open(file.path(), None).unwrap();
-    let first = restore(verified, &*store, 3, &SystemEntropy, |phase| {
+    let first = restore(verified, &*store, 3, Some(Standing::Home), &SystemEntropy, |phase| {
         if matches!(phase, Phase::ReadBack(_)) && !std::mem::replace(&mut is_second, true) {
             second = Some(futures::executor::block_on(restore_into(&file, &*store, 3)));
         }
@@ -801,4 +814,41 @@ async fn a_workspace_that_changes_too_much_for_a_snapshot_is_refused_with_why() 
     // Who has only the file is told as well.
     let told = verify(&file[..], None, None).unwrap_err().to_string();
     assert!(told.contains("aasm store copy"), "{told}");
+}
+
+#[tokio::test]
+async fn who_runs_the_deployment_of_a_new_store_is_not_for_a_backup_to_say() {
+    let world = World::new().await;
+    let file = back_up(&world).await;
+    let workspace = world.workspace;
+    let home_of = async |store: &Arc<dyn Store>, faults| {
+        let there = World::over(Arc::clone(store), faults, world.clock.clone()).await;
+        let (home, _) = there.governance.home_workspace().await.unwrap();
+        there.node.stop().await;
+        home
+    };
+
+    let (store, faults) = new_store();
+    let unsaid = restore_as(&file, &*store, 4, None).await.unwrap_err();
+    assert!(matches!(unsaid, RestoreError::NoHome(of) if of == workspace), "{unsaid}");
+    assert!(unsaid.to_string().contains("--home"), "{unsaid}");
+    let restored = restore_as(&file, &*store, 4, Some(Standing::Home)).await.unwrap();
+    assert!(restored.is_home);
+    assert_eq!(home_of(&store, faults).await, workspace);
+
+    // Somebody else's workspace runs nothing, though it is the only one there.
+    let (store, faults) = new_store();
+    let restored = restore_as(&file, &*store, 4, Some(Standing::Tenant)).await.unwrap();
+    assert!(!restored.is_home);
+    let home = home_of(&store, faults.clone()).await;
+    assert_ne!(home, workspace);
+    assert_eq!(home_of(&store, faults).await, home);
+
+    // Nor does it where there is a home already.
+    let (store, faults) = new_store();
+    let home = home_of(&store, faults.clone()).await;
+    let refused = restore_as(&file, &*store, 4, Some(Standing::Home)).await.unwrap_err();
+    assert!(matches!(refused, RestoreError::OtherHome(of) if of == home), "{refused}");
+    assert!(!restore_as(&file, &*store, 4, None).await.unwrap().is_home);
+    assert_eq!(home_of(&store, faults).await, home);
 }

@@ -92,6 +92,12 @@ const STEADY: Duration = Duration::from_secs(1);
 /// How often calls are looked for whose callers have given up.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// After how long a link that did not come up is tried again, though nobody has anything to send.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often, one after the other: for an hour, after which a node that is gone is forgotten.
+const MOST_PROBES: u32 = 720;
+
 // === impl Link ===
 
 impl Link {
@@ -150,14 +156,17 @@ impl Link {
         self.refuse_queued();
     }
 
-    /// Keeps the link up for as long as there are calls. Ends only from outside.
+    /// Keeps the link up for as long as there are calls. One that did not come up is tried again without: what is told
+    /// of it ([`Self::problem`]) shall not outlive its cause. Ends only from outside.
     pub(crate) async fn keep(self: Arc<Self>) {
         let limits = &self.context.options.limits;
         let counters = &self.context.counters;
         let mut backoff = Backoff::new(limits);
         let mut was_up = false;
+        let mut probes = 0;
         loop {
-            self.wait_for_work().await;
+            let has_work = self.wait_for_work(probes < MOST_PROBES).await;
+            probes = if has_work { 0 } else { probes + 1 };
             let connected = {
                 let outbound = self.begin();
                 connect::connect(&self.context, &self.peer, outbound).await
@@ -194,9 +203,23 @@ impl Link {
         }
     }
 
-    async fn wait_for_work(&self) {
-        while self.state.lock().queue.is_empty() {
-            self.work.notified().await;
+    /// True once there is a call to send; false when it is time to see whether a link that did not come up does so now.
+    async fn wait_for_work(&self, may_probe: bool) -> bool {
+        let probe = tokio::time::sleep(PROBE_EVERY);
+        tokio::pin!(probe);
+        loop {
+            let has_problem = {
+                let state = self.state.lock();
+                if !state.queue.is_empty() {
+                    return true;
+                }
+                state.problem.is_some()
+            };
+            tokio::select! {
+                biased;
+                () = self.work.notified() => {}
+                () = &mut probe, if may_probe && has_problem => return false,
+            }
         }
     }
 

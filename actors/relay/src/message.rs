@@ -109,6 +109,12 @@ fn wire_fault(fault: Fault) -> WireFault {
         Fault::Unreachable { node, why } => Kind::Unreachable(fault::Unreachable { node, why }),
         Fault::Congested { node } => Kind::Congested(fault::Congested { node }),
         Fault::Unreadable(why) => Kind::Unreadable(fault::Unreadable { why }),
+        Fault::NotUnderstood { node, verb } => {
+            Kind::NotUnderstood(fault::NotUnderstood { node, verb })
+        }
+        Fault::AnswerNotUnderstood { verb } => {
+            Kind::AnswerNotUnderstood(fault::AnswerNotUnderstood { verb })
+        }
     };
     WireFault { kind: Some(kind) }
 }
@@ -127,6 +133,10 @@ fn read_fault(fault: WireFault, node: &str) -> Fault {
         Some(Kind::Unreachable(fault)) => Fault::Unreachable { node: fault.node, why: fault.why },
         Some(Kind::Congested(fault)) => Fault::Congested { node: fault.node },
         Some(Kind::Unreadable(fault)) => Fault::Unreadable(fault.why),
+        Some(Kind::NotUnderstood(fault::NotUnderstood { node, verb })) => {
+            Fault::NotUnderstood { node, verb }
+        }
+        Some(Kind::AnswerNotUnderstood(fault)) => Fault::AnswerNotUnderstood { verb: fault.verb },
         None => unknown(node),
     }
 }
@@ -153,6 +163,8 @@ mod tests {
             Fault::Unreachable { node: "a".to_owned(), why: text() },
             Fault::Congested { node: "a".to_owned() },
             Fault::Unreadable(text()),
+            Fault::NotUnderstood { node: "a".to_owned(), verb: text() },
+            Fault::AnswerNotUnderstood { verb: text() },
         ];
         for fault in faults {
             assert_eq!(read_fault(wire_fault(fault.clone()), "b"), fault);

@@ -259,7 +259,8 @@ impl Links {
         let ours = context.options.protocols;
         ours.common(theirs).ok_or_else(|| {
             let text = format!(
-                "node `{}` speaks protocols {} to {}, node `{}` {} to {}; upgrade by one version at a time",
+                "node `{}` speaks protocols {} to {}, node `{}` {} to {}, so they cannot talk; upgrade by one version at \
+                 a time, all nodes before the next",
                 peer.node(),
                 theirs.lowest,
                 theirs.highest,

@@ -154,7 +154,7 @@ impl Member {
             last_chores: clock.elapsed(),
             rested: BTreeMap::new(),
         };
-        member.survey().await?;
+        let known = member.survey().await?;
         // INVARIANT: this writes the record of the life, whoever's was there; beats only renew it.
         let mut txn = store.begin().await?;
         txn.get(&node_key(&member.life.node)).await?;
@@ -163,23 +163,42 @@ impl Member {
         member.node.know(member.cursor);
         member.record(clock.now()).put(&mut *txn);
         txn.commit().await?;
+        member.check_newcomers(&known).await?;
         Ok(member)
+    }
+
+    /// Checks this node against those that joined while it did. Of two that did not see each other in their surveys, one
+    /// sees the other here.
+    async fn check_newcomers(&self, known: &[NodeRecord]) -> Result<(), NodeError> {
+        let store = self.node.store();
+        let mut txn = store.begin().await?;
+        let mut others = membership::read_nodes(&mut *txn).await?;
+        others.retain(|record| {
+            record.life.node != self.life.node && known.iter().all(|old| old.life != record.life)
+        });
+        if let Err(refused) = membership::check_protocols(&others, self.options.protocols) {
+            txn.delete(node_key(&self.life.node));
+            txn.commit().await?;
+            return Err(refused);
+        }
+        Ok(())
     }
 
     pub(crate) const fn incarnation(&self) -> u64 {
         self.life.incarnation
     }
 
-    /// Looks at who is alive, by looking twice, and whether this node fits in.
-    async fn survey(&mut self) -> Result<(), NodeError> {
+    /// Looks at who is alive, by looking twice, and whether this node fits in. Gives the records of all, dead or alive.
+    async fn survey(&mut self) -> Result<Vec<NodeRecord>, NodeError> {
         let store = self.node.store();
         let before = membership::read_nodes(&mut *store.begin().await?).await?;
         let others = before.iter().any(|record| record.life.node != self.life.node);
         if !others {
-            return Ok(());
+            return Ok(before);
         }
-        let longest = before.iter().map(|record| record.lease() / 3).max().unwrap_or_default();
-        self.node.clock().sleep(longest).await;
+        // Within two beats, whoever is alive has written.
+        let beats = before.iter().map(|record| 2 * membership::beat_of(record.lease()));
+        self.node.clock().sleep(beats.max().unwrap_or_default()).await;
         let after = membership::read_nodes(&mut *store.begin().await?).await?;
         let was_written = |record: &&NodeRecord| {
             record.life.node != self.life.node
@@ -188,7 +207,8 @@ impl Member {
                     .any(|old| old.life == record.life && old.renewals < record.renewals)
         };
         let alive: Vec<_> = after.iter().filter(was_written).cloned().collect();
-        check_against(&alive, &self.options, self.node.clock().now())
+        check_against(&alive, &self.options, self.node.clock().now())?;
+        Ok(before)
     }
 
     fn record(&self, now: Timestamp) -> NodeRecord {
@@ -316,6 +336,10 @@ impl Member {
         if self.draining {
             let moves = balance::send_away(&self.burdens(&found, &alive), &self.life.node);
             self.order(&moves).await;
+            if !moves.is_empty() {
+                // They are this node's own, and it need not wait for its next beat.
+                self.node.table().look_again();
+            }
         }
         if mine.contains(&ShardId(0)) && now.saturating_sub(self.last_chores) >= CHORES_EVERY {
             self.last_chores = now;

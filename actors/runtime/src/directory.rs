@@ -479,7 +479,17 @@ impl<E: Entity> Taker for Directory<E> {
                     message.fail(fault);
                 }
             }
-            Err(problem) => incoming.fail(&Fault::Unreadable(problem)),
+            Err(problem) => {
+                let (node, verb) = (self.node.name(), incoming.verb());
+                tracing::warn!(
+                    kind = E::KIND,
+                    verb,
+                    problem,
+                    "a message of another version was refused"
+                );
+                let fault = Fault::NotUnderstood { node: node.to_owned(), verb: verb.to_owned() };
+                incoming.fail(&fault);
+            }
         }
     }
 }

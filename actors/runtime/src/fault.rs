@@ -45,7 +45,27 @@ pub enum Fault {
         /// The node.
         node: String,
     },
-    /// A message or an answer cannot be read on the other node. An effect may have happened.
+    /// The actor lives on a node of another version, which does not know this message: nothing was done.
+    #[error(
+        "node `{node}` is of another version and does not know `{verb}`, so nothing was done; try again, and bring all nodes to one version"
+    )]
+    NotUnderstood {
+        /// The node.
+        node: String,
+        /// What the message is called.
+        verb: String,
+    },
+    /// The actor lives on a node of another version, whose answer does not read here: what was asked may have been
+    /// done.
+    #[error(
+        "the answer to `{verb}` is of another version and does not read here; try again with the same action id, and bring all nodes to one version"
+    )]
+    AnswerNotUnderstood {
+        /// What the message is called.
+        verb: String,
+    },
+    /// A message or an answer does not go over a link, because it is too large for example. An effect may have
+    /// happened.
     #[error("two nodes do not understand each other: {0}; bring them to one version")]
     Unreadable(String),
 }

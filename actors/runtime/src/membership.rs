@@ -99,6 +99,9 @@ pub struct NodeRecord {
     pub loads: Vec<(u16, u32)>,
 }
 
+/// The longest time from beat to beat.
+const LONGEST_BEAT: Duration = Duration::from_secs(5);
+
 const CLUSTER_KEY: &[u8] = b"layout/cluster";
 const NODES: &[u8] = b"node/";
 const DRAINS: &[u8] = b"node_drain/";
@@ -114,7 +117,7 @@ impl ClusterOptions {
 
     /// How often a node renews its lease and looks at the others.
     pub(crate) fn beat(&self) -> Duration {
-        self.lease / 6
+        beat_of(self.lease)
     }
 
     /// How long after the beginning of a successful renewal the node serves. What is left to the end of the lease
@@ -124,6 +127,12 @@ impl ClusterOptions {
     }
 }
 
+/// How often a node with such a lease beats: six times in a lease, and no less often for a long one, because balancing and
+/// whoever was not told of a change wait for beats.
+pub(crate) fn beat_of(lease: Duration) -> Duration {
+    (lease / 6).min(LONGEST_BEAT)
+}
+
 // === impl Protocols ===
 
 impl Protocols {
@@ -131,6 +140,19 @@ impl Protocols {
     pub fn common(self, other: Self) -> Option<u32> {
         let highest = self.highest.min(other.highest);
         (highest >= self.lowest.max(other.lowest)).then_some(highest)
+    }
+
+    /// What is to be done so that a program which speaks `ours` can talk to `node`, which speaks this.
+    pub fn advice(self, ours: Self, node: &str) -> String {
+        if ours.highest < self.lowest {
+            return "this program is too old for the cluster: run the version of the other nodes, or the one before it"
+                .to_owned();
+        }
+        format!(
+            "bring `{node}` to a version that speaks protocol {} first; upgrade by one version at a time, all nodes \
+             before the next",
+            ours.lowest
+        )
     }
 }
 
@@ -254,18 +276,22 @@ pub(crate) fn check_against(
     options: &ClusterOptions,
     now: Timestamp,
 ) -> Result<(), NodeError> {
-    for other in others {
-        if options.protocols.common(other.protocols).is_none() {
-            return Err(NodeError::NoCommonProtocol {
-                node: other.life.node.clone(),
-                theirs: other.protocols,
-                ours: options.protocols,
-            });
-        }
-    }
+    check_protocols(others, options.protocols)?;
     let offsets: Vec<i64> =
         others.iter().map(|other| now.as_micros() - other.wall.as_micros()).collect();
     check_clock(&offsets, options.max_skew)
+}
+
+/// Checks whether this node can talk to each of the others.
+///
+/// # Errors
+/// [`NodeError::NoCommonProtocol`].
+pub(crate) fn check_protocols(others: &[NodeRecord], ours: Protocols) -> Result<(), NodeError> {
+    let foreign = others.iter().find(|other| ours.common(other.protocols).is_none());
+    foreign.map_or(Ok(()), |other| {
+        let (node, theirs) = (other.life.node.clone(), other.protocols);
+        Err(NodeError::NoCommonProtocol { node, theirs, ours })
+    })
 }
 
 /// Checks by how many microseconds this node's clock is ahead of each of the others.

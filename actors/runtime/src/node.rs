@@ -24,7 +24,7 @@ use crate::{
     cluster::{ClusterView, Member, NodeStatus},
     journal::{Journal, JournalStats},
     lease::{self, LeaseError, NodeLife},
-    membership::{ClusterOptions, Protocols},
+    membership::{ClusterOptions, PROTOCOLS, Protocols},
     news::{Heard, Stamp},
     placement::{Peer, ShardTable},
     relay::{Relay, Transport},
@@ -108,8 +108,8 @@ pub enum NodeError {
     },
     /// No protocol is spoken by both.
     #[error(
-        "node `{node}` speaks protocols {} to {}, this program {} to {}; upgrade by one version at a time",
-        theirs.lowest, theirs.highest, ours.lowest, ours.highest
+        "node `{node}` speaks protocols {} to {}, this program {} to {}, so they could not talk; {}",
+        theirs.lowest, theirs.highest, ours.lowest, ours.highest, theirs.advice(*ours, node)
     )]
     NoCommonProtocol {
         /// The other node.
@@ -257,7 +257,8 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let shards = layout(&*store, options.shards).await?;
         let table = Arc::new(ShardTable::new(shards, Arc::clone(&clock)));
-        let relay = Relay::new(Arc::clone(&table), transport, Arc::clone(&clock));
+        let name = options.name.clone();
+        let relay = Relay::new(name, Arc::clone(&table), transport, Arc::clone(&clock));
         let inner = Inner {
             is_simulated: clock.is_simulated(),
             options,
@@ -337,6 +338,17 @@ impl Node {
         self.inner.options.cluster.as_ref().map(|options| options.cluster.as_str())
     }
 
+    /// The newest protocol that every node speaks whose lease runs. What an older one does not know is not sent, and not
+    /// written to the store, before this says so. One by itself speaks its own.
+    pub fn protocol(&self) -> u32 {
+        let Some(options) = &self.inner.options.cluster else { return PROTOCOLS.highest };
+        let view = self.view();
+        let alive = view.nodes.iter().filter(|node| node.is_alive);
+        let spoken = alive.map(|node| node.record.protocols.highest).min();
+        // Of the others nothing is known before the first look at them.
+        spoken.map_or(options.protocols.lowest, |spoken| spoken.min(options.protocols.highest))
+    }
+
     /// Completes when another process has joined under this node's name: this one serves nothing from then on.
     pub async fn expelled(&self) {
         self.inner.expelled.wait().await;
@@ -392,6 +404,7 @@ impl Node {
         let mut kept = self.inner.kept.subscribe();
         if !self.inner.table.peers().is_empty() {
             self.inner.leaving.store(true, Ordering::Release);
+            self.inner.table.look_again();
             let handed_over = kept.wait_for(|kept| *kept == 0);
             tokio::select! {
                 biased;

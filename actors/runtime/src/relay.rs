@@ -118,6 +118,8 @@ pub struct Relay {
 }
 
 struct Inner {
+    /// The name of this node.
+    node: String,
     table: Arc<ShardTable>,
     transport: Option<Arc<dyn Transport>>,
     clock: Arc<dyn Clock>,
@@ -149,13 +151,14 @@ struct Waiting<'c>(&'c AtomicU64);
 
 impl Relay {
     pub(crate) fn new(
+        node: String,
         table: Arc<ShardTable>,
         transport: Option<Arc<dyn Transport>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let takers = RwLock::default();
         let counts = Counts::default();
-        Self { inner: Arc::new(Inner { table, transport, clock, takers, counts }) }
+        Self { inner: Arc::new(Inner { node, table, transport, clock, takers, counts }) }
     }
 
     /// From now on, messages for `kind` that come in are given to `taker`.
@@ -230,7 +233,17 @@ impl Relay {
             return self.inner.table.look_again();
         }
         let Request { shard, kind, id, verb, body, replies } = request;
-        let taker = self.inner.takers.read().get(kind.as_str()).and_then(Weak::upgrade);
+        let (taker, has_actors) = {
+            let takers = self.inner.takers.read();
+            (takers.get(kind.as_str()).and_then(Weak::upgrade), !takers.is_empty())
+        };
+        // A node that has no actors at all is about to start them.
+        if taker.is_none() && has_actors && self.inner.table.live(shard).is_some() {
+            // Whoever was told that the shard is elsewhere would ask again and again.
+            let fault = Fault::NotUnderstood { node: self.inner.node.clone(), verb };
+            tracing::warn!(kind, %fault, "a message for actors of a later version was refused");
+            return deliver(Frame::Refused(fault));
+        }
         let Some(taker) = taker.filter(|taker| taker.serves(shard)) else {
             counts.misdirected.fetch_add(1, Ordering::Relaxed);
             return deliver(Frame::Refused(Fault::ShardAway { shard: shard.0 }));

@@ -3,6 +3,7 @@
 //! Both stand on tokio's paused time, which jumps to the next moment at which something happens: days pass in
 //! milliseconds, and a run depends on nothing but its seed.
 
+mod later;
 mod net;
 mod store;
 

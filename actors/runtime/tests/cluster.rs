@@ -3,256 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod counters;
 
-use aa_protocol::Timestamp;
+use std::time::Duration;
+
 use aa_runtime::{
-    Clock, ClusterOptions, Directory, DirectoryOptions, Entity, Fault, Flow, Heard, Incoming,
-    LiveShard, LoadError, Node, NodeError, Outgoing, PROTOCOLS, Protocols, Record, Remote, Reply,
-    SeededEntropy, ShardId, WireError, cluster,
-    sim::{Link, SimClock, SimNet, SimStore},
+    Clock, ClusterOptions, Entity, Fault, Heard, Protocols, ShardId, cluster, sim::Link,
 };
-use aa_store::{KeyRange, MemoryStore, Order, Store};
+use aa_store::{KeyRange, Order};
 use bytes::Bytes;
 
-struct Counter {
-    id: String,
-    shard: Arc<LiveShard>,
-    count: u64,
-}
-
-#[derive(Debug)]
-enum Ask {
-    Add(Reply<u64>),
-    Get(Reply<u64>),
-    /// Tells all nodes.
-    Shout(Reply<u64>),
-}
-
-impl Remote for Ask {
-    fn pack(self) -> Option<Outgoing> {
-        Some(match self {
-            Self::Add(reply) => Outgoing::new("add", &()).answering(reply),
-            Self::Get(reply) => Outgoing::new("get", &()).answering(reply),
-            Self::Shout(reply) => Outgoing::new("shout", &()).answering(reply),
-        })
-    }
-
-    fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
-        match incoming.verb() {
-            "add" => Ok(Self::Add(incoming.reply()?)),
-            "get" => Ok(Self::Get(incoming.reply()?)),
-            "shout" => Ok(Self::Shout(incoming.reply()?)),
-            _ => incoming.unknown(),
-        }
-    }
-
-    fn fail(self, fault: Fault) {
-        let (Self::Add(reply) | Self::Get(reply) | Self::Shout(reply)) = self;
-        reply.send(Err(fault));
-    }
-}
-
-impl Entity for Counter {
-    type Id = String;
-    type Message = Ask;
-    type Context = Arc<dyn Store>;
-
-    const KIND: &'static str = "counter";
-
-    fn shard_key(id: &String) -> Vec<u8> {
-        id.clone().into_bytes()
-    }
-
-    async fn load(
-        id: String,
-        shard: Arc<LiveShard>,
-        store: Arc<dyn Store>,
-    ) -> Result<Self, LoadError> {
-        let failed = |error| LoadError::new::<Self>(&id, error);
-        let mut txn = store.begin().await.map_err(failed)?;
-        let stored = txn.get_snapshot(id.as_bytes()).await.map_err(failed)?;
-        let count =
-            stored.map_or(0, |bytes| u64::from_be_bytes(bytes.as_ref().try_into().unwrap()));
-        Ok(Self { id, shard, count })
-    }
-
-    async fn handle(&mut self, ask: Ask) -> Flow {
-        match ask {
-            Ask::Get(reply) => self.shard.journal.answer_after(reply, self.count),
-            Ask::Shout(reply) => {
-                let done = reply.map(|()| 0);
-                let news = vec![Bytes::copy_from_slice(self.id.as_bytes())];
-                let record = Record { news, ..Record::of_state(Vec::new(), done) };
-                let _ = self.shard.journal.append(record);
-            }
-            Ask::Add(reply) => {
-                self.count += 1;
-                let count = self.count;
-                let key = Bytes::copy_from_slice(self.id.as_bytes());
-                let write = (key, Bytes::copy_from_slice(&count.to_be_bytes()));
-                let done = Reply::new(move |committed: Result<(), Fault>| {
-                    reply.send(committed.map(|()| count));
-                });
-                let _ = self.shard.journal.append(Record::of_state(vec![write], done));
-            }
-        }
-        Flow::Continue
-    }
-}
-
-/// A cluster in this process.
-struct World {
-    store: Arc<dyn Store>,
-    net: SimNet,
-    clock: SimClock,
-    nodes: BTreeMap<&'static str, Member>,
-}
-
-struct Member {
-    node: Node,
-    directory: Arc<Directory<Counter>>,
-    store: SimStore,
-}
-
-const START: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
-
-/// Far more than anything takes here.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn options(name: &str) -> ClusterOptions {
-    ClusterOptions {
-        cluster: "prod".to_owned(),
-        identity: "authority".to_owned(),
-        address: format!("{name}:7100"),
-        zone: String::new(),
-        version: "1.0.0".to_owned(),
-        protocols: PROTOCOLS,
-        lease: ClusterOptions::LEASE,
-        max_skew: ClusterOptions::MAX_SKEW,
-    }
-}
-
-impl World {
-    fn new() -> Self {
-        Self {
-            store: Arc::new(MemoryStore::new()),
-            net: SimNet::new(7),
-            clock: SimClock::new(START),
-            nodes: BTreeMap::new(),
-        }
-    }
-
-    async fn of(names: &[&'static str]) -> Self {
-        let mut world = Self::new();
-        for name in names {
-            world.start(name, options(name)).await.unwrap();
-        }
-        world.settle().await;
-        world
-    }
-
-    async fn start(
-        &mut self,
-        name: &'static str,
-        options: ClusterOptions,
-    ) -> Result<(), NodeError> {
-        let clock = self.clock.another();
-        self.start_with(name, options, clock).await
-    }
-
-    async fn start_with(
-        &mut self,
-        name: &'static str,
-        options: ClusterOptions,
-        clock: SimClock,
-    ) -> Result<(), NodeError> {
-        let seed = self.nodes.len() as u64 + 1;
-        let store = SimStore::new(Arc::clone(&self.store), seed);
-        let node = Node::join(
-            Arc::new(store.clone()),
-            Arc::new(clock),
-            Arc::new(SeededEntropy::new(seed)),
-            name.to_owned(),
-            options,
-            self.net.transport(name),
-        )
-        .await?;
-        let context: Arc<dyn Store> = Arc::new(store.clone());
-        let directory = Directory::new(node.clone(), context, DirectoryOptions::default());
-        self.net.plug_in(name, node.incarnation(), node.relay().clone());
-        self.nodes.insert(name, Member { node, directory, store });
-        Ok(())
-    }
-
-    /// Waits until every shard is served and nobody wants to move one.
-    async fn settle(&self) {
-        self.until("the cluster settles", |world| {
-            let shares = world.shares();
-            let fair = 256 / world.nodes.len().max(1);
-            shares.values().sum::<usize>() == 256
-                && shares.values().all(|share| *share * 6 / 5 >= fair * 4 / 5)
-        })
-        .await;
-    }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let waiting = async {
-            while !is_so(self) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, waiting).await;
-        assert!(waited.is_ok(), "{what}: {:?}", self.shares());
-    }
-
-    /// How many shards each node serves.
-    fn shares(&self) -> BTreeMap<&'static str, usize> {
-        let serves = |member: &Member| {
-            (0..256).filter(|shard| member.node.live(aa_runtime::ShardId(*shard)).is_some()).count()
-        };
-        self.nodes.iter().map(|(name, member)| (*name, serves(member))).collect()
-    }
-
-    async fn ask(
-        &self,
-        at: &str,
-        id: &str,
-        message: impl FnOnce(Reply<u64>) -> Ask,
-    ) -> Result<u64, Fault> {
-        let (reply, answer) = Reply::channel();
-        self.nodes[at].directory.send(&id.to_owned(), message(reply));
-        let answer = tokio::time::timeout(PATIENCE, answer).await;
-        answer.expect("every message is answered").unwrap_or(Err(Fault::Gone))
-    }
-
-    /// Asks until somebody answers.
-    async fn insist(&self, at: &str, id: &str, message: impl Fn(Reply<u64>) -> Ask) -> u64 {
-        loop {
-            match self.ask(at, id, &message).await {
-                Ok(answer) => return answer,
-                Err(fault) => assert!(fault.is_retryable(), "{fault}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    fn owner_of(&self, id: &str) -> Option<&'static str> {
-        let here = |member: &Member| member.directory.is_here(&id.to_owned());
-        self.nodes.iter().find(|(_, member)| here(member)).map(|(name, _)| *name)
-    }
-
-    fn crash(&mut self, name: &str) {
-        let member = self.nodes.remove(name).unwrap();
-        member.store.set_cut(true);
-        self.net.pull_out(name);
-        member.node.crash();
-    }
-}
-
-fn ids() -> impl Iterator<Item = String> {
-    (0..40).map(|number| format!("counter-{number}"))
-}
+use self::counters::{Ask, Counter, PATIENCE, START, World, ids, options};
 
 #[tokio::test(start_paused = true)]
 async fn any_node_answers_for_any_actor() {
@@ -395,6 +156,41 @@ async fn a_drained_node_has_no_shard_and_is_given_none_until_it_may_take_some_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_lease_makes_nobody_wait_who_joins_balances_drains_or_stops() {
+    let mut took = Vec::new();
+    for lease in [ClusterOptions::LEASE, Duration::from_secs(60)] {
+        let lasting = |name| ClusterOptions { lease, ..options(name) };
+        let mut world = World::new();
+        world.start("a", lasting("a")).await.unwrap();
+        world.until("a has all", |world| world.shares()["a"] == 256).await;
+        let begun = tokio::time::Instant::now();
+        world.start("b", lasting("b")).await.unwrap();
+        let joined = begun.elapsed();
+        world.settle().await;
+        let balanced = begun.elapsed() - joined;
+
+        let begun = tokio::time::Instant::now();
+        cluster::order_drain(&*world.store, "b", true).await.unwrap();
+        world.nodes["a"].node.announce();
+        world.until("b is empty", |world| world.shares()["b"] == 0).await;
+        let drained = begun.elapsed();
+        cluster::order_drain(&*world.store, "b", false).await.unwrap();
+        world.settle().await;
+
+        let begun = tokio::time::Instant::now();
+        world.nodes["a"].node.stop().await;
+        world.until("b has all", |world| world.shares()["b"] == 256).await;
+        took.push([joined, balanced, drained, begun.elapsed()]);
+    }
+    let few = Duration::from_secs(1);
+    let [joined, balanced, drained, stopped] = took[1];
+    // Of a node it takes two beats to know whether it is alive, and for one more nobody hears that it is there.
+    assert!(joined < Duration::from_secs(11), "{took:?}");
+    assert!(balanced < took[0][1] + Duration::from_secs(10), "{took:?}");
+    assert!(drained < few && stopped < few, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_table_that_somebody_edited_is_mended() {
     let world = World::of(&["a", "b"]).await;
     let mut txn = world.store.begin().await.unwrap();
@@ -453,12 +249,16 @@ async fn a_partition_between_nodes_leaves_callers_with_an_answer_in_time() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_fit_in_is_refused_with_the_reason() {
     let mut world = World::of(&["a", "b"]).await;
-    let cases: [(ClusterOptions, &str); 3] = [
+    let cases: [(ClusterOptions, &str); 4] = [
         (ClusterOptions { cluster: "test".to_owned(), ..options("x") }, "key prefix of its own"),
         (ClusterOptions { identity: "forged".to_owned(), ..options("x") }, "certificate authority"),
         (
             ClusterOptions { protocols: Protocols { lowest: 8, highest: 9 }, ..options("x") },
-            "one version at a time",
+            "bring `a` to a version that speaks protocol 8 first; upgrade by one version at a time",
+        ),
+        (
+            ClusterOptions { protocols: Protocols { lowest: 0, highest: 0 }, ..options("x") },
+            "too old for the cluster: run the version of the other nodes",
         ),
     ];
     for (options, advice) in cases {

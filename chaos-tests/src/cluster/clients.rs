@@ -161,6 +161,7 @@ impl Client {
         outcome.told += 1;
         outcome.allowed += u64::from(verdict == Verdict::Allow);
         outcome.retries += u64::from(retries);
+        outcome.slowest = outcome.slowest.max(self.world.elapsed().saturating_sub(asked));
         let workspace = self.agent.workspace;
         let event = answer.event;
         self.world.told.lock().push(Told { workspace, action, event, verdict, asked, tool });

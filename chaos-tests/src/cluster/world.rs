@@ -18,7 +18,7 @@ use aa_protocol::{
     ActionId, AgentFacts, AgentId, EventId, GovernanceLevel, Timestamp, Verdict, WorkspaceId,
 };
 use aa_runtime::{
-    ClusterOptions, Node, NodeError, PROTOCOLS, SeededEntropy, ShardId,
+    ClusterOptions, Node, NodeError, Protocols, SeededEntropy, ShardId,
     sim::{SimClock, SimNet, SimStore},
 };
 use aa_store::{FaultRates, Faults, MemoryStore, Store, StoreClock};
@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) violation: Mutex<Option<String>>,
     ended: AtomicBool,
     lives: AtomicU64,
+    /// How often the program of each node was replaced by its next version.
+    pub(super) versions: Mutex<BTreeMap<String, u32>>,
     /// What clients and operators wait for, for those who find them stuck.
     pub(super) waiting: Mutex<BTreeMap<String, String>>,
 }
@@ -60,6 +62,8 @@ pub(super) struct Running {
     pub(super) governance: Governance,
     pub(super) store: SimStore,
     pub(super) clock: SimClock,
+    /// No new clients are given to it: it is about to stop.
+    pub(super) leaves: Arc<AtomicBool>,
 }
 
 /// A decision that a client was told.
@@ -135,6 +139,7 @@ impl World {
             violation: Mutex::default(),
             ended: AtomicBool::new(false),
             lives: AtomicU64::new(0),
+            versions: Mutex::default(),
             waiting: Mutex::default(),
         };
         for number in 0..size.nodes {
@@ -194,8 +199,36 @@ impl World {
         principal.authorize().expect("an owner may")
     }
 
-    /// Starts a node under a name, with a true clock and a whole network.
+    /// Starts a node under a name, in its version of the moment, with a true clock and a whole network.
     pub(super) async fn start(&self, name: &str) -> Result<(), NodeError> {
+        loop {
+            let version = self.version(name);
+            let running = self.start_as(name, protocols(version)).await?;
+            // One that was replaced while it started is not what is wanted.
+            if self.version(name) == version {
+                if version > 0 {
+                    self.net.set_later(name);
+                }
+                self.net.plug_in(name, running.node.incarnation(), running.node.relay().clone());
+                self.nodes.lock().insert(name.to_owned(), running);
+                return Ok(());
+            }
+            running.store.set_cut(true);
+            running.node.crash();
+        }
+    }
+
+    /// How often the node's program was replaced by its next version.
+    pub(super) fn version(&self, name: &str) -> u32 {
+        self.versions.lock().get(name).copied().unwrap_or_default()
+    }
+
+    /// Joins under a name with these protocols.
+    pub(super) async fn start_as(
+        &self,
+        name: &str,
+        protocols: Protocols,
+    ) -> Result<Running, NodeError> {
         // Every life of a node draws its own numbers.
         let life = self.lives.fetch_add(1, Ordering::Relaxed);
         let own = self.seed ^ (life + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -207,7 +240,7 @@ impl World {
             address: format!("{name}:7100"),
             zone: String::new(),
             version: "1.0.0".to_owned(),
-            protocols: PROTOCOLS,
+            protocols,
             lease: ClusterOptions::LEASE,
             max_skew: ClusterOptions::MAX_SKEW,
         };
@@ -231,10 +264,7 @@ impl World {
         };
         let governance =
             Governance::start(node.clone(), keys, crate::outside::outside(), governance_options);
-        self.net.plug_in(name, node.incarnation(), node.relay().clone());
-        let running = Running { node, governance, store, clock };
-        self.nodes.lock().insert(name.to_owned(), running);
-        Ok(())
+        Ok(Running { node, governance, store, clock, leaves: Arc::default() })
     }
 
     /// The node is gone from one moment to the next.
@@ -257,8 +287,10 @@ impl World {
     /// A node that a client happens to be connected to.
     pub(super) fn any_governance(&self, chance: &mut fastrand::Rng) -> Option<Governance> {
         let nodes = self.nodes.lock();
-        let at = chance.usize(..nodes.len().max(1));
-        nodes.values().nth(at).map(|running| running.governance.clone())
+        let takes = |running: &&Running| !running.leaves.load(Ordering::Relaxed);
+        let open: Vec<_> = nodes.values().filter(takes).collect();
+        let at = chance.usize(..open.len().max(1));
+        open.get(at).map(|running| running.governance.clone())
     }
 
     /// What was found wrong while it ran.
@@ -311,7 +343,7 @@ impl World {
     }
 
     /// Waits until every shard is served.
-    async fn until_served(&self) -> Result<(), String> {
+    pub(super) async fn until_served(&self) -> Result<(), String> {
         let all = async {
             while !(0..SHARDS).map(ShardId).all(|shard| self.owners(shard) == 1) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -362,6 +394,11 @@ impl World {
         let waiting: Vec<_> = waiting.iter().map(|(who, what)| format!("{who}: {what}")).collect();
         format!("{what}. nodes: {}. waiting: {}", nodes.join(", "), waiting.join("; "))
     }
+}
+
+/// What each version of the program speaks: 1, then 1 and 2, then 2, then 2 and 3, and so on.
+pub(super) const fn protocols(version: u32) -> Protocols {
+    Protocols { lowest: 1 + version / 2, highest: 1 + version.div_ceil(2) }
 }
 
 pub(super) fn node_name(number: usize) -> String {

@@ -37,7 +37,9 @@ is the one taken when none is given.
 
 Stop every control plane that uses either store first. The target must be empty or new. Everything is read \
 again from both and compared at the end; until then the target is marked, and `aasm up` refuses it. The source \
-stays as it is. Keys, certificates and settings are in the data directory, not in the store: \
+stays as it is, and so does the number of shards: a deployment of one machine has 4, which is little for a cluster of \
+many nodes. To have another number, back its workspaces up and restore them into a new store, `aasm workspace restore \
+--shards N`. Keys, certificates and settings are in the data directory, not in the store: \
 go on with `aasm up --data DIR --store TARGET` and the same data directory.
 
 Exit codes:

@@ -146,6 +146,9 @@ struct Started<'s> {
     node: Option<&'s str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     relay: Option<&'s str>,
+    /// Why the two files are not there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<&'s str>,
     pid: u32,
 }
 
@@ -246,6 +249,14 @@ fn greet(summary: &Summary, terminal: &mut Terminal) -> Result<(), Failure> {
     }
     terminal.line(format_args!("  data       {data}"))?;
     terminal.line("")?;
+    if let Some(why) = &summary.pending {
+        let note = format_args!(
+            "The files named below are not written yet ({why}).\nThey are as soon as the other nodes are reached; what \
+             this node reaches is served meanwhile."
+        );
+        terminal.line(note)?;
+        terminal.line("")?;
+    }
     let client_env = quoted(&summary.client_env);
     if summary.first_run && summary.membership.is_some() {
         terminal.line(
@@ -263,8 +274,10 @@ fn greet(summary: &Summary, terminal: &mut Terminal) -> Result<(), Failure> {
         terminal.line("")?;
         terminal.line("An agent's process needs:")?;
         terminal.line("")?;
-        for line in exports(&summary.client_env)? {
-            terminal.line(format_args!("  {line}"))?;
+        if summary.pending.is_none() {
+            for line in exports(&summary.client_env)? {
+                terminal.line(format_args!("  {line}"))?;
+            }
         }
         terminal.line("")?;
         terminal.line(format_args!("  or: source {client_env}"))?;
@@ -336,6 +349,7 @@ impl<'s> From<&'s Summary> for Started<'s> {
             cluster: summary.membership.as_ref().map(|membership| membership.cluster.as_str()),
             node: summary.membership.as_ref().map(|membership| membership.node.as_str()),
             relay: summary.membership.as_ref().map(|membership| membership.relay.as_str()),
+            pending: summary.pending.as_deref(),
             pid: std::process::id(),
         }
     }

@@ -6,6 +6,7 @@ mod grpc;
 mod join;
 mod kept;
 mod renewal;
+mod setup;
 
 use std::{
     future::Future,
@@ -35,6 +36,7 @@ use self::{
     join::{Joined, Joining},
     kept::KeptSecrets,
     renewal::Renewal,
+    setup::{Pending, Setup},
 };
 use crate::{
     admission::Limits,
@@ -91,6 +93,9 @@ pub struct Summary {
     pub operator_env: PathBuf,
     /// The cluster it is a node of.
     pub membership: Option<Membership>,
+    /// Why `client_env` and `operator_env` are not there yet: a node that this one does not reach makes their keys. They
+    /// are written as soon as it does.
+    pub pending: Option<String>,
 }
 
 /// Which node of which cluster a control plane is.
@@ -114,6 +119,7 @@ pub struct ControlPlane {
     gateway: JoinHandle<Result<(), tonic::transport::Error>>,
     api: JoinHandle<io::Result<()>>,
     renewal: JoinHandle<()>,
+    setup: Option<JoinHandle<()>>,
 }
 
 /// Why nothing was started.
@@ -311,11 +317,12 @@ impl ControlPlane {
         let outside = Outside { master_key: master, sender };
         let governance =
             Governance::start(node.clone(), secrets.audit, outside, GovernanceOptions::default());
-        let (record, first_run) = governance.set_up_home(&options.workspace_name).await?;
-        let summary = Summary {
+        let (home, first_run) = governance.home_workspace().await?;
+        let known = governance.workspace_record(home).await?;
+        let mut summary = Summary {
             first_run,
-            workspace_id: record.id.to_string(),
-            workspace_name: record.name,
+            workspace_id: home.to_string(),
+            workspace_name: known.map_or(options.workspace_name, |record| record.name),
             gateway_url: url(gateway_address, host.as_deref()),
             api_url: url(api_address, host.as_deref()),
             ca_file: authority.certificate_file().to_owned(),
@@ -323,6 +330,7 @@ impl ControlPlane {
             operator_env: options.data.join("operator.env"),
             data: options.data,
             membership,
+            pending: None,
         };
 
         let (drain, draining) = watch::channel(false);
@@ -364,8 +372,10 @@ impl ControlPlane {
         };
         let renewal = tokio::spawn(renewal.run());
         // Last: whoever waits for these files finds everything running.
-        files::write(&governance, record.id, &summary).await?;
-        Ok(Self { summary, store, node, joined, drain, gateway, api, renewal })
+        let (pending, governance) = (Pending::default(), governance.clone());
+        let setup = Setup { governance, home, summary: summary.clone() }.begin(&pending).await?;
+        summary.pending = pending.why();
+        Ok(Self { summary, store, node, joined, drain, gateway, api, renewal, setup })
     }
 
     /// What was started.
@@ -382,7 +392,7 @@ impl ControlPlane {
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
-        let Self { store, node, joined, drain, mut gateway, mut api, renewal, .. } = self;
+        let Self { store, node, joined, drain, mut gateway, mut api, renewal, setup, .. } = self;
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             stopped = store_stops(&*store) => Err(ServeError::Store(stopped)),
@@ -392,6 +402,7 @@ impl ControlPlane {
         };
         drain.send_replace(true);
         renewal.abort();
+        setup.inspect(JoinHandle::abort);
         let (stop_gateway, stop_api) = (gateway.abort_handle(), api.abort_handle());
         let both = async {
             if !gateway.is_finished() {

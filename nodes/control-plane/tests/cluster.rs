@@ -5,13 +5,14 @@
 mod peer;
 
 use std::{
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aa_control_plane::{ControlPlane, JoinOptions, Options, StartError, admission::Limits};
@@ -20,6 +21,7 @@ use aa_store::{MemoryStore, Store};
 use bytes::Bytes;
 use peer::{BASH, PATIENCE, Peer, action, options};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 
 const SHARDS: u16 = 8;
 
@@ -415,4 +417,132 @@ async fn nodes_that_are_all_first_make_one_home_workspace_and_one_authority() {
     for peer in [a, b, c] {
         peer.stop().await;
     }
+}
+
+/// An address at which a node is called. Closed, it takes connections and says nothing.
+struct Gate {
+    address: SocketAddr,
+    is_open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// A closed gate before `target`.
+    async fn before(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_open = Arc::new(AtomicBool::new(false));
+        let opened = Arc::clone(&is_open);
+        tokio::spawn(async move {
+            let mut silent = Vec::new();
+            loop {
+                let (mut caller, _) = listener.accept().await.unwrap();
+                if !opened.load(Ordering::Relaxed) {
+                    silent.push(caller);
+                    continue;
+                }
+                tokio::spawn(async move {
+                    let mut node = TcpStream::connect(target).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut caller, &mut node).await;
+                });
+            }
+        });
+        Self { address, is_open }
+    }
+
+    fn open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn until_health(peer: &Peer, wanted: &str) -> Value {
+    let waiting = async {
+        loop {
+            let (status, health) = request(peer, "GET", "health", Value::Null).await;
+            if status == 200 && health["status"] == wanted {
+                return health;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the health is as it should be")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_serves_what_it_has_though_it_does_not_reach_a_live_one() {
+    let world = World::new().await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gate = Gate::before(free).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = world.options(&directory, "a");
+    let join = options.cluster.as_mut().unwrap();
+    (join.relay, join.advertise) = (free, Some(gate.address.to_string()));
+    let a = Peer::of(directory, world.start(options).await.unwrap()).await;
+    let tokens = tokens(&a, 12).await;
+    let files =
+        ["client.env", "operator.env"].map(|name| a.directory.path().join("data").join(name));
+    let env: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+
+    // Everything is on `a`, which reaches `b` and is not reached by it.
+    let directory = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let started = world.start(world.options(&directory, "b")).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let summary = started.summary().clone();
+    assert!(summary.pending.is_some() && !summary.client_env.exists());
+    let b = Peer::with_keys(directory, started, &env).await;
+    let health = until_health(&b, "partial").await;
+    assert_eq!(health["unreachable"][0]["node"], "a", "{health}");
+    assert!(health["unreachable"][0]["why"].as_str().unwrap().contains(&gate.address.to_string()));
+    assert_eq!(until_health(&a, "ok").await["unreachable"], Value::Null);
+    for shard in 0..SHARDS / 2 {
+        give(&a, shard, "b").await;
+    }
+    settled(&a, |nodes| nodes.iter().all(|node| shards_of(node) > 0)).await;
+
+    let asking = tokens
+        .iter()
+        .enumerate()
+        .map(|(at, token)| b.check(token, action((at as u128 + 1) << 64, BASH)));
+    let (mut served, mut refused) = (Vec::new(), Vec::new());
+    for (at, answer) in futures::future::join_all(asking).await.into_iter().enumerate() {
+        match answer {
+            Ok(decision) => {
+                assert_eq!(decision.verdict(), v1::Verdict::Allow);
+                served.push(at);
+            }
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+                assert!(status.metadata().contains_key("retry-after-ms"), "{status:?}");
+                refused.push(at);
+            }
+        }
+    }
+    assert!(!served.is_empty() && !refused.is_empty(), "{served:?} {refused:?}");
+
+    gate.open();
+    for at in refused {
+        let retrying = async {
+            while b.check(&tokens[at], action((at as u128 + 1) << 64, BASH)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, retrying).await.expect("what was refused is served");
+    }
+    until_health(&b, "ok").await;
+    let written = async {
+        while !(summary.client_env.exists() && summary.operator_env.exists()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.expect("the files are written");
+    let own = std::fs::read_to_string(&summary.operator_env).unwrap();
+    let key = own.split("AASM_API_KEY='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    assert_ne!(key, b.owner_key);
+    let url = format!("{}/api/v1/agents", b.api_url);
+    assert_eq!(b.api.get(url).bearer_auth(&key).send().await.unwrap().status(), 200);
+    // One key for each file: none was made in vain.
+    let keys = a.get("keys").await;
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 4, "{keys}");
+    a.stop().await;
+    b.stop().await;
 }

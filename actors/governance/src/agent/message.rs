@@ -6,7 +6,7 @@ use aa_protocol::{Action, ActionId, AgentFacts, AgentId, ApprovalId, EventId, Ti
 use aa_runtime::Reply;
 use serde::{Deserialize, Serialize};
 
-use super::{Charge, Metered};
+use super::{Charge, Metered, travelling_action::TravellingAction};
 use crate::{agent_record::AgentRecord, decided::Decided};
 
 /// What an agent's actor is asked.
@@ -55,6 +55,7 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<[u8; 16]>,
     /// The action.
+    #[serde(with = "TravellingAction")]
     pub action: Action,
     /// When the gateway received it.
     pub received: Timestamp,
@@ -101,6 +102,7 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<[u8; 16]>,
     /// What it is about.
+    #[serde(with = "TravellingAction")]
     pub action: Action,
     /// How it ended.
     pub outcome: ReportOutcome,

@@ -15,7 +15,7 @@ use std::{
 use aa_ledger::{Keys, Tile, TileId, tiles::TILE_WIDTH};
 use aa_protocol::WorkspaceId;
 use aa_runtime::{Entropy, layout};
-use aa_store::{Store, copy::check_complete};
+use aa_store::{Order, Store, copy::check_complete};
 use bytes::Bytes;
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
     api_key::KeyRecord,
     keys::{self, Space},
     stored,
-    tenant::RestoredFrom,
+    tenant::{RestoredFrom, WorkspaceRecord},
 };
 
 /// How far a restore is.
@@ -51,6 +51,15 @@ pub struct VerifiedFile {
     surroundings: Surroundings,
 }
 
+/// What a workspace is to the deployment of a store that has no other yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its home: the workspace's owners run the deployment.
+    Home,
+    /// One of those that it serves: its home is another workspace, which the first start makes.
+    Tenant,
+}
+
 /// A workspace that was restored.
 #[derive(Clone, Debug)]
 pub struct Restored {
@@ -58,6 +67,8 @@ pub struct Restored {
     pub contents: Contents,
     /// How many shards it was laid out in.
     pub shards: u16,
+    /// Whether it is the deployment's home.
+    pub is_home: bool,
     /// Pairs in the store.
     pub pairs: u64,
     /// Bytes of their keys and values.
@@ -90,7 +101,8 @@ const TELL_EVERY: u64 = 4_096;
 const BUFFER: usize = 256 << 10;
 
 /// Restores the workspace in a file into `store`, which is laid out in `new_shards` if it is new. No control plane may
-/// serve the workspace from it meanwhile.
+/// serve the workspace from it meanwhile. Of a store without a workspace it has to be said what this one is to be: it is
+/// not for a file to decide who runs the deployment.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -98,12 +110,14 @@ pub async fn restore(
     verified: VerifiedFile,
     store: &dyn Store,
     new_shards: u16,
+    standing: Option<Standing>,
     entropy: &dyn Entropy,
     mut progress: impl FnMut(Phase),
 ) -> Result<Restored, RestoreError> {
     let VerifiedFile { path, mut file, contents, surroundings } = verified;
     check_complete(store).await??;
     let workspace = contents.workspace;
+    let home = home_of(store, workspace, standing, entropy).await?;
     let shards = layout(store, new_shards).await?;
     let (target, cleared) = Target::begin(store, workspace, entropy, &contents.sha256).await?;
     if cleared > 0 {
@@ -135,8 +149,41 @@ pub async fn restore(
         return Err(RestoreError::Changed(path));
     }
     let from = RestoredFrom { sha256: contents.sha256.clone(), taken_at: contents.taken_at };
-    let (pairs, bytes) = restoring.finish(&from, &mut progress).await?;
-    Ok(Restored { contents, shards, pairs, bytes })
+    let (pairs, bytes) = restoring.finish(&from, home, &mut progress).await?;
+    Ok(Restored { contents, shards, is_home: home == workspace, pairs, bytes })
+}
+
+/// The workspace that is the home of the store's deployment, or is to be.
+async fn home_of(
+    store: &dyn Store,
+    workspace: WorkspaceId,
+    standing: Option<Standing>,
+    entropy: &dyn Entropy,
+) -> Result<WorkspaceId, RestoreError> {
+    let mut txn = store.begin().await?;
+    if txn.get_snapshot(&keys::workspace(workspace)).await?.is_some() {
+        return Err(RestoreError::Exists(workspace));
+    }
+    let at = keys::home();
+    let home = txn.get_snapshot(&at).await?;
+    let known = match home.map(|stored| stored::decode(&at, &stored)).transpose()? {
+        Some(home) => Some(home),
+        // As a start would have it, of a store of a version that had no home.
+        None => {
+            let first = txn.range_snapshot(&keys::workspaces(), 1, Order::Forward).await?;
+            let record = first.first().map(|(key, value)| stored::decode(key, value));
+            record.transpose()?.map(|record: WorkspaceRecord| record.id)
+        }
+    };
+    match (known, standing) {
+        (Some(home), Some(Standing::Home)) if home != workspace => {
+            Err(RestoreError::OtherHome(home))
+        }
+        (Some(home), _) => Ok(home),
+        (None, Some(Standing::Home)) => Ok(workspace),
+        (None, Some(Standing::Tenant)) => Ok(WorkspaceId::from_uuid(entropy.uuid())),
+        (None, None) => Err(RestoreError::NoHome(workspace)),
+    }
 }
 
 /// Removes what an interrupted restore of the workspace left in `store`; how many pairs there were.
@@ -269,6 +316,7 @@ impl Restoring<'_> {
     async fn finish(
         mut self,
         from: &RestoredFrom,
+        home: WorkspaceId,
         progress: &mut impl FnMut(Phase),
     ) -> Result<(u64, u64), RestoreError> {
         self.target.flush().await?;
@@ -278,7 +326,7 @@ impl Restoring<'_> {
         pairs.push((keys::restored(self.workspace), stored::encode(from)));
         let bytes = pairs.iter().map(|(key, value)| (key.len() + value.len()) as u64);
         let whole = (written.pairs + pairs.len() as u64, written.bytes + bytes.sum::<u64>());
-        self.target.show(&pairs, &api_keys).await?;
+        self.target.show(&pairs, &api_keys, home).await?;
         Ok(whole)
     }
 }

@@ -155,16 +155,18 @@ impl<'s> Target<'s> {
         Ok(())
     }
 
-    /// Writes the last pairs and removes the mark, in one transaction. Of `api_keys` none may be there yet.
+    /// Writes the last pairs and removes the mark, in one transaction, which makes `home` the deployment's home, unless it
+    /// has another by now. Of `api_keys` none may be there yet.
     pub(super) async fn show(
         &self,
         pairs: &[(Bytes, Bytes)],
         api_keys: &[(Bytes, String)],
+        home: WorkspaceId,
     ) -> Result<(), RestoreError> {
         let mut wait = Wait::default();
         let mut is_unknown = false;
         loop {
-            let error = match self.try_show(pairs, api_keys, is_unknown).await? {
+            let error = match self.try_show(pairs, api_keys, home, is_unknown).await? {
                 Tried::Done => return Ok(()),
                 Tried::Again(error) => error,
             };
@@ -177,6 +179,7 @@ impl<'s> Target<'s> {
         &self,
         pairs: &[(Bytes, Bytes)],
         api_keys: &[(Bytes, String)],
+        home: WorkspaceId,
         is_unknown: bool,
     ) -> Result<Tried, RestoreError> {
         let mut txn = self.store.begin().await?;
@@ -190,6 +193,17 @@ impl<'s> Target<'s> {
             if txn.get(key).await?.is_some() {
                 return Err(RestoreError::KeyTaken(id.clone()));
             }
+        }
+        let at = keys::home();
+        match txn.get(&at).await? {
+            Some(stored) => {
+                let known: WorkspaceId = stored::decode(&at, &stored)?;
+                // Somebody has started a control plane meanwhile.
+                if known != home && home == self.workspace {
+                    return Err(RestoreError::OtherHome(known));
+                }
+            }
+            None => txn.put(at, stored::encode(&home)),
         }
         for (key, value) in pairs {
             txn.put(key.clone(), value.clone());

@@ -11,7 +11,7 @@ use crate::{
     keys,
     permission::{ManageCluster, Permit, ReadCluster},
     stored,
-    tenant::{ClusterChange, TenantMessage, WorkspaceRecord},
+    tenant::{ClusterChange, TenantMessage},
 };
 
 /// What a node knows of its cluster.
@@ -73,20 +73,12 @@ pub enum ClusterError {
 const ATTEMPTS: usize = 16;
 
 impl Governance {
-    /// The home workspace of the deployment, whose owners run it, with the starter policy; it is made by whichever
-    /// node comes first. True when that was this one.
+    /// The home workspace of the deployment, whose owners run it: which that is, whichever node came first. True when
+    /// that was this one; whoever calls sees to it that there is such a workspace.
     ///
     /// # Errors
-    /// The actors or the store do not answer; it is safe to call again.
-    pub async fn set_up_home(
-        &self,
-        name: &str,
-    ) -> Result<(WorkspaceRecord, bool), GovernanceError> {
-        let (home, is_new) = self.home_workspace().await?;
-        Ok((self.set_up_workspace(home, name).await?, is_new))
-    }
-
-    async fn home_workspace(&self) -> Result<(WorkspaceId, bool), GovernanceError> {
+    /// The store does not answer; it is safe to call again.
+    pub async fn home_workspace(&self) -> Result<(WorkspaceId, bool), GovernanceError> {
         let store = self.services.node.store();
         let fresh = WorkspaceId::from_uuid(self.services.entropy.uuid());
         for _ in 0..ATTEMPTS {

@@ -1,7 +1,7 @@
 //! The simulated network between nodes.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::{Arc, Weak},
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::later::with_more_fields;
 use crate::{
     fault::Fault,
     placement::Peer,
@@ -28,6 +29,8 @@ struct Inner {
     nodes: BTreeMap<String, Plugged>,
     links: BTreeMap<(String, String), Link>,
     pipes: BTreeMap<(String, String), mpsc::UnboundedSender<Parcel>>,
+    /// Nodes of a later version.
+    later: BTreeSet<String>,
     delivered: u64,
 }
 
@@ -85,6 +88,7 @@ impl SimNet {
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
             pipes: BTreeMap::new(),
+            later: BTreeSet::new(),
             delivered: 0,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -108,6 +112,11 @@ impl SimNet {
         if let Some(plugged) = pulled {
             plugged.pulled.raise();
         }
+    }
+
+    /// From now on, what `node` sends and answers has fields that nobody knows, as from a later version.
+    pub fn set_later(&self, node: &str) {
+        self.inner.lock().later.insert(node.to_owned());
     }
 
     /// Changes one direction between two nodes.
@@ -176,11 +185,14 @@ async fn carry(mut parcels: mpsc::UnboundedReceiver<Parcel>) {
 // === impl Port ===
 
 impl Transport for Port {
-    fn call(&self, to: &Peer, request: Request) -> Frames {
+    fn call(&self, to: &Peer, mut request: Request) -> Frames {
         let (back, frames) = mpsc::unbounded_channel();
         let Some(net) = self.net.upgrade() else { return frames };
         let (from, to_name) = (self.from.clone(), to.name.to_string());
         let mut inner = net.lock();
+        if inner.later.contains(&from) {
+            request.body = with_more_fields(&request.body);
+        }
         let pulled = match inner.nodes.get(&to_name) {
             Some(plugged) if plugged.incarnation == to.incarnation => Arc::clone(&plugged.pulled),
             // Nobody listens there: the connection is refused, and nothing was sent.
@@ -238,19 +250,30 @@ impl Connection {
             };
             let Some(frame) = frame else { return };
             let Some(net) = self.net.upgrade() else { return };
-            let back = back.clone();
-            let sent = net.lock().send(
-                &self.far,
-                &self.near,
-                Box::new(move || {
-                    // Who hung up does not listen.
-                    let _ = back.send(frame);
-                }),
-            );
+            let sent = self.answer(&mut net.lock(), frame, back.clone());
             if !sent {
                 tokio::time::sleep(NOTICED_AFTER).await;
                 return;
             }
         }
+    }
+
+    /// Sends an answer back; false when it is lost.
+    fn answer(
+        &self,
+        net: &mut Inner,
+        mut frame: Frame,
+        back: mpsc::UnboundedSender<Frame>,
+    ) -> bool {
+        if let Frame::Answer { answer: Ok(body), .. } = &mut frame
+            && net.later.contains(&self.far)
+        {
+            *body = with_more_fields(body);
+        }
+        let deliver = move || {
+            // Who hung up does not listen.
+            let _ = back.send(frame);
+        };
+        net.send(&self.far, &self.near, Box::new(deliver))
     }
 }

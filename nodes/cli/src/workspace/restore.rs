@@ -5,19 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aa_governance::backup::{Phase, RestoreError, Restored, VerifiedFile, restore, undo};
+use aa_governance::backup::{Phase, RestoreError, Restored, Standing, VerifiedFile, restore, undo};
 use aa_runtime::{NodeOptions, SystemEntropy};
 use aa_store::{OpenedStore, STORE_FILE, StoreUrl};
 use clap::Args;
 use serde::Serialize;
 use tokio::runtime::Builder;
 
-use super::verify::{refused, show};
+use super::verify::{read_keys, refused, show};
 use crate::{
     outcome::{Exit, Failure},
     store::{failed, make_private},
     terminal::{Format, Style, Terminal},
-    trusted,
 };
 
 #[derive(Args, Debug)]
@@ -35,8 +34,9 @@ Serve it from one place only: two that go on from one backup sign two logs. In a
   its agents register anew and clients take its ca.pem; API keys stay good
   its log goes on under another signing key: keep the old one in the keys file of auditors
   its secrets open only if that data directory has the master key
-The first workspace of a new store becomes the deployment's home, whose owners run it: for somebody else's workspace, \
-start `aasm up` on the store once before.
+Of a new store it has to be said what its first workspace is to be: --home, and the workspace's owners run the \
+deployment, as after the loss of a store; or --tenant, for somebody else's workspace. A store that a control plane was \
+started on has its home already.
 
 Exit codes:
   0  restored, read back and equal, or undone
@@ -55,10 +55,16 @@ pub(crate) struct Arguments {
     /// Shards of a new store [default: 4 in a directory, 256 in a cluster]; an existing one keeps its own number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     shards: Option<u16>,
+    /// In a new store: the workspace is the deployment's home, so its owners run it
+    #[arg(long, conflicts_with = "tenant")]
+    home: bool,
+    /// In a new store: the workspace is not the deployment's home; the first `aasm up` makes one besides
+    #[arg(long)]
+    tenant: bool,
     /// Remove what an interrupted restore of this workspace left there, and restore nothing
     #[arg(long)]
     undo: bool,
-    /// For people, or `{"workspace","shards","pairs","bytes","sha256"}`
+    /// For people, or `{"workspace","home","shards","pairs","bytes","sha256"}`
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -67,6 +73,8 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Done {
     workspace: String,
+    /// Whether it is the deployment's home.
+    home: bool,
     shards: u16,
     pairs: u64,
     bytes: u64,
@@ -91,8 +99,13 @@ pub(crate) fn run(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit
 }
 
 async fn run_restore(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
-    let Arguments { file, to, keys, shards, format, .. } = arguments;
-    let keys = trusted::read_keys(keys.as_deref())?;
+    let Arguments { file, to, keys, shards, home, tenant, format, .. } = arguments;
+    let standing = match (home, tenant) {
+        (true, _) => Some(Standing::Home),
+        (false, true) => Some(Standing::Tenant),
+        (false, false) => None,
+    };
+    let keys = read_keys(keys.as_deref())?;
     // Before a store is made for what is no backup.
     let verified =
         VerifiedFile::open(file, keys.as_ref()).map_err(|error| refused(file, &error))?;
@@ -118,7 +131,7 @@ async fn run_restore(arguments: &Arguments, terminal: &mut Terminal) -> Result<E
             terminal.note(line);
         }
     };
-    let restored = restore(verified, &store, new_shards, &SystemEntropy, progress).await;
+    let restored = restore(verified, &store, new_shards, standing, &SystemEntropy, progress).await;
     let restored = restored.map_err(|error| match &error {
         RestoreError::File(error) => refused(file, error),
         _ => Failure::refused(error),
@@ -132,6 +145,9 @@ async fn run_restore(arguments: &Arguments, terminal: &mut Terminal) -> Result<E
             let good = terminal.paint(Style::Good, "restored and verified").into_owned();
             terminal
                 .line(format_args!("{good}: {pairs} pairs, {bytes} bytes, in {shards} shards"))?;
+            if done.home {
+                terminal.line("it is the deployment's home: its owners run the deployment")?;
+            }
             terminal.line(format_args!("go on with: aasm up --store '{to}'"))?;
         }
     }
@@ -140,7 +156,7 @@ async fn run_restore(arguments: &Arguments, terminal: &mut Terminal) -> Result<E
 
 async fn run_undo(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let Arguments { file, to, keys, .. } = arguments;
-    let keys = trusted::read_keys(keys.as_deref())?;
+    let keys = read_keys(keys.as_deref())?;
     let verified = VerifiedFile::open(file, keys.as_ref());
     let workspace = verified.map_err(|error| refused(file, &error))?.contents().workspace;
     if let StoreUrl::Redb(directory) = to
@@ -159,9 +175,10 @@ async fn run_undo(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit
 
 impl From<&Restored> for Done {
     fn from(restored: &Restored) -> Self {
-        let Restored { contents, shards, pairs, bytes } = restored;
+        let Restored { contents, shards, is_home, pairs, bytes } = restored;
         Self {
             workspace: contents.workspace.to_string(),
+            home: *is_home,
             shards: *shards,
             pairs: *pairs,
             bytes: *bytes,

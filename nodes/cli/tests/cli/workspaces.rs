@@ -80,10 +80,12 @@ fn a_workspace_goes_on_from_its_backup_in_another_store() {
     let target = directory.path().join("elsewhere/store");
     let refused = restore(&file, &directory.path().join("data"), &[]).exits(1);
     assert!(refused.err.contains("already has workspace"), "{}", refused.err);
-    let restored =
-        restore(&file, &target, &["--keys", text(&keys), "--shards", "7", "--format", "json"]);
-    let restored = restored.exits(0).json();
+    let unsaid = restore(&file, &target, &["--keys", text(&keys), "--shards", "7"]).exits(1);
+    assert!(unsaid.err.contains("--home") && unsaid.err.contains("--tenant"), "{}", unsaid.err);
+    let wanted = ["--keys", text(&keys), "--home", "--shards", "7", "--format", "json"];
+    let restored = restore(&file, &target, &wanted).exits(0).json();
     assert_eq!((&restored["shards"], &restored["sha256"]), (&7.into(), &proven["sha256"]));
+    assert_eq!(restored["home"], true);
     let nothing = restore(&file, &target, &["--undo"]).exits(1);
     assert!(nothing.err.contains("no interrupted restore"), "{}", nothing.err);
 
@@ -112,7 +114,7 @@ fn another_deployment_serves_a_workspace_from_its_backup() {
     up.run(&["workspace", "backup", "--out", text(&file)]).exits(0);
     let (old, _) = up.stop("-TERM");
     let directory = tempfile::tempdir().unwrap();
-    restore(&file, &directory.path().join("data"), &[]).exits(0);
+    restore(&file, &directory.path().join("data"), &["--home"]).exits(0);
     drop(old);
     let up = Up::start_in(directory);
     assert_eq!(up.started["first_run"], false);
@@ -178,7 +180,7 @@ fn a_restore_that_was_killed_is_done_again() {
     up.run(&["workspace", "backup", "--out", text(&file)]).exits(0);
     let target = up.path("target");
     let mut command = aasm();
-    command.args(["workspace", "restore", text(&file), "--to", text(&target)]);
+    command.args(["workspace", "restore", text(&file), "--to", text(&target), "--home"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let began = Instant::now();
     while !target.join("store.redb").exists() {
@@ -187,7 +189,7 @@ fn a_restore_that_was_killed_is_done_again() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let again = restore(&file, &target, &[]);
+    let again = restore(&file, &target, &["--home"]);
     // Killed too late, it was done.
     let was_done = again.code == 1 && again.err.contains("already has workspace");
     assert!(again.code == 0 || was_done, "{}", again.err);

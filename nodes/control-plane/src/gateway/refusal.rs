@@ -36,7 +36,9 @@ pub(super) fn fault_status(fault: &Fault) -> Status {
         Fault::Gone
         | Fault::NotDurable(_)
         | Fault::ShardAway { .. }
-        | Fault::Unreachable { .. } => {
+        | Fault::Unreachable { .. }
+        | Fault::NotUnderstood { .. }
+        | Fault::AnswerNotUnderstood { .. } => {
             with_retry(Status::unavailable(fault.to_string()), RETRY_AFTER_MS)
         }
     }
@@ -85,6 +87,13 @@ mod tests {
         let unreachable = fault_status(&Fault::Unreachable { node, why });
         assert_eq!(unreachable.code(), Code::Unavailable);
         assert_eq!(frame(&unreachable).retry_after_ms, RETRY_AFTER_MS);
+        let newer = Fault::NotUnderstood { node: "b".to_owned(), verb: "check".to_owned() };
+        let newer = fault_status(&newer);
+        assert_eq!(
+            (newer.code(), frame(&newer).retry_after_ms),
+            (Code::Unavailable, RETRY_AFTER_MS)
+        );
+        assert!(newer.message().contains("nothing was done"), "{newer}");
         let unreadable = fault_status(&Fault::Unreadable("invalid type: `hunter2`".to_owned()));
         assert_eq!(unreadable.code(), Code::Internal);
         assert!(unreadable.message().contains("different versions"), "{unreadable}");

@@ -244,7 +244,7 @@ pub(crate) async fn move_shard(
 
 impl ApiState {
     /// The nodes to which no link came up when that was last tried.
-    fn unreachable(&self) -> BTreeMap<String, String> {
+    pub(super) fn unreachable(&self) -> BTreeMap<String, String> {
         self.links.as_ref().map(|links| links.problems()).unwrap_or_default()
     }
 }

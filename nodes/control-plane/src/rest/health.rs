@@ -15,12 +15,27 @@ use super::{
 /// The control plane answers, and so does its store; as a node of a cluster, its lease runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
-    /// `ok`: anything else is a problem document.
+    /// `ok`; `partial` from a node that does not reach all other nodes: requests for what lives there are refused as
+    /// unavailable, all others are served. Anything else is a problem document.
     pub status: String,
     /// The version of the control plane.
     pub version: String,
     /// `ok`.
     pub store: String,
+    /// The nodes that the status is `partial` for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableNode>,
+}
+
+/// A node whose lease runs and that the answering one does not reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnreachableNode {
+    /// Its name.
+    pub node: String,
+    /// How many shards it has.
+    pub shards: u32,
+    /// Why no link to it came up when that was last tried.
+    pub why: String,
 }
 
 /// The store answers reads within microseconds; one that takes this long is no store to decide by.
@@ -49,14 +64,32 @@ pub(crate) async fn get_health(
         Problem::new(ProblemKind::Unavailable, "the store does not answer").retry_after(1)
     };
     match tokio::time::timeout(STORE_TIMEOUT, read_store(&state)).await {
-        Ok(Ok(())) => Ok(Json(Health {
-            status: "ok".to_owned(),
-            version: state.info.version.to_owned(),
-            store: "ok".to_owned(),
-        })),
+        Ok(Ok(())) => {
+            let unreachable = unreachable(&state);
+            let status = if unreachable.is_empty() { "ok" } else { "partial" };
+            Ok(Json(Health {
+                status: status.to_owned(),
+                version: state.info.version.to_owned(),
+                store: "ok".to_owned(),
+                unreachable,
+            }))
+        }
         Ok(Err(error)) => Err(unavailable(error.to_string())),
         Err(_elapsed) => Err(unavailable(format!("no answer within {STORE_TIMEOUT:?}"))),
     }
+}
+
+fn unreachable(state: &ApiState) -> Vec<UnreachableNode> {
+    let mut problems = state.unreachable();
+    let view = state.governance.services().node.view();
+    let alive = view.nodes.iter().filter(|node| node.is_alive);
+    let unreachable = alive.filter_map(|node| {
+        let name = &node.record.life.node;
+        let why = problems.remove(name)?;
+        let shards = u32::try_from(node.shards).unwrap_or(u32::MAX);
+        Some(UnreachableNode { node: name.clone(), shards, why })
+    });
+    unreachable.collect()
 }
 
 async fn read_store(state: &ApiState) -> Result<(), StoreError> {

@@ -31,18 +31,30 @@ pub(super) async fn write(
     summary: &Summary,
 ) -> Result<(), FilesError> {
     let ca_file = absolute(&summary.ca_file)?;
-    let key = api_key(governance, workspace, &summary.client_env, "AAA_API_KEY", Grant::Agent);
+    let agent_key = known_key(&summary.client_env, "AAA_API_KEY")?;
+    let owner_key = known_key(&summary.operator_env, "AASM_API_KEY")?;
+    if agent_key.is_none() || owner_key.is_none() {
+        // A key is made whether or not its secret arrives here: first something is asked that can be asked in vain.
+        governance.found_workspace(workspace, &summary.workspace_name).await?;
+    }
+    let agent_key = match agent_key {
+        Some(known) => known,
+        None => new_key(governance, workspace, &summary.client_env, Grant::Agent).await?,
+    };
+    let owner_key = match owner_key {
+        Some(known) => known,
+        None => new_key(governance, workspace, &summary.operator_env, Grant::Owner).await?,
+    };
     let client = [
         ("AAA_WORKSPACE_ID", summary.workspace_id.as_str()),
-        ("AAA_API_KEY", &*key.await?),
+        ("AAA_API_KEY", &*agent_key),
         ("AAA_GATEWAY_URL", &summary.gateway_url),
         ("AAA_CA_FILE", &ca_file),
     ]
     .map(|(name, value)| export(name, value));
-    let key = api_key(governance, workspace, &summary.operator_env, "AASM_API_KEY", Grant::Owner);
     let operator = [
         ("AASM_API_URL", summary.api_url.as_str()),
-        ("AASM_API_KEY", &*key.await?),
+        ("AASM_API_KEY", &*owner_key),
         ("AASM_CA_FILE", &ca_file),
     ]
     .map(|(name, value)| export(name, value));
@@ -51,24 +63,21 @@ pub(super) async fn write(
     Ok(())
 }
 
-async fn api_key(
+/// The key that an earlier start wrote into the file.
+fn known_key(file: &Path, variable: &str) -> Result<Option<Zeroizing<String>>, SecretError> {
+    let Some(stored) = read_secret(file)? else { return Ok(None) };
+    let text = Zeroizing::new(String::from_utf8_lossy(&stored).into_owned());
+    let prefix = format!("export {variable}='");
+    let known = text.lines().find_map(|line| line.strip_prefix(&prefix)?.strip_suffix('\''));
+    Ok(known.map(|key| Zeroizing::new(key.to_owned())))
+}
+
+async fn new_key(
     governance: &Governance,
     workspace: WorkspaceId,
     file: &Path,
-    variable: &str,
     grant: Grant,
 ) -> Result<Zeroizing<String>, FilesError> {
-    if let Some(stored) = read_secret(file)? {
-        let text = Zeroizing::new(String::from_utf8_lossy(&stored).into_owned());
-        let prefix = format!("export {variable}='");
-        let known = text
-            .lines()
-            .find_map(|line| line.strip_prefix(&prefix)?.strip_suffix('\''))
-            .map(|key| Zeroizing::new(key.to_owned()));
-        if let Some(known) = known {
-            return Ok(known);
-        }
-    }
     let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = format!("made by aasm up for {file}");
     let (_, key) = governance.set_up_key(workspace, &name, grant).await?;

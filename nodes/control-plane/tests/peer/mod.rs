@@ -69,6 +69,18 @@ impl Peer {
 
     /// A peer of a control plane that keeps its data in `directory`.
     pub(crate) async fn of(directory: tempfile::TempDir, control_plane: ControlPlane) -> Self {
+        let summary = control_plane.summary();
+        let env = std::fs::read_to_string(&summary.client_env).unwrap()
+            + &std::fs::read_to_string(&summary.operator_env).unwrap();
+        Self::with_keys(directory, control_plane, &env).await
+    }
+
+    /// The same with the keys in `env`.
+    pub(crate) async fn with_keys(
+        directory: tempfile::TempDir,
+        control_plane: ControlPlane,
+        env: &str,
+    ) -> Self {
         let data = directory.path().join("data");
         let summary = control_plane.summary().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -84,8 +96,6 @@ impl Peer {
             .timeout(PATIENCE)
             .build()
             .unwrap();
-        let env = std::fs::read_to_string(&summary.client_env).unwrap()
-            + &std::fs::read_to_string(&summary.operator_env).unwrap();
         let value = |name: &str| {
             let prefix = format!("export {name}='");
             let value = env.lines().find_map(|line| line.strip_prefix(&prefix)?.strip_suffix('\''));
