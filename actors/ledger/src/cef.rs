@@ -16,7 +16,8 @@ struct Extension<'o> {
 ///
 /// The format is CEF:0. Severity runs from 0 to 10: an admitted action is 1, a request for approval 4, a
 /// denial 7, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, all
-/// else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree.
+/// else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree. How a model call went is in `cn3`,
+/// `flexNumber1`, `flexNumber2`, `flexString2` and two keys of this vendor's own, its parent span in `flexString1`.
 ///
 /// # Errors
 /// The line is not an entry.
@@ -101,6 +102,16 @@ fn extension(entry: &Entry, hash: &Hash, out: &mut Vec<u8>) {
     extension.labelled("cs6", "traceId", trace);
     extension.labelled("cn1", "sequence", Some(entry.sequence));
     extension.labelled("cn2", "latencyMicros", entry.latency_us);
+    let span = entry.parent_span.map(|span| format!("{:016x}", u64::from_be_bytes(span)));
+    extension.labelled("flexString1", "parentSpanId", span);
+    if let Some(observed) = entry.action.as_ref().and_then(|action| action.observed.as_deref()) {
+        extension.labelled("cn3", "callLatencyMicros", Some(observed.latency_us));
+        extension.labelled("flexNumber1", "firstTokenMicros", observed.first_token_us);
+        extension.labelled("flexNumber2", "httpStatus", observed.status);
+        extension.labelled("flexString2", "responseId", observed.response_id.as_deref());
+        extension.optional("AgentAssemblyAasmFinishReason", observed.finish_reason.as_deref());
+        extension.optional("AgentAssemblyAasmConversation", observed.conversation.as_deref());
+    }
 }
 
 /// In the header `|` and `\` are escaped and line breaks are not allowed.

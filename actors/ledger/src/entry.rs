@@ -130,6 +130,8 @@ pub struct Draft<'a> {
     pub latency_us: Option<u64>,
     /// The W3C trace id.
     pub trace: Option<[u8; 16]>,
+    /// The W3C id of the span that the action is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// More facts: keys of at most 64 of `a`–`z`, `0`–`9`, `_`, `-`, `.`; values of at most 1 024
     /// characters; sorted when sealed, the first of equal keys stays. Must hold no secret.
     pub detail: &'a [(&'a str, &'a str)],
@@ -168,6 +170,8 @@ pub struct Entry {
     pub latency_us: Option<u64>,
     /// The W3C trace id.
     pub trace: Option<[u8; 16]>,
+    /// The W3C id of the span that the action is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// More facts.
     pub detail: BTreeMap<String, String>,
     /// Whether something was left out to bound the entry.
@@ -316,6 +320,7 @@ impl Draft<'_> {
             policies: &[],
             latency_us: None,
             trace: None,
+            parent_span: None,
             detail: &[],
         }
     }

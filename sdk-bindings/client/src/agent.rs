@@ -51,6 +51,8 @@ pub struct Checked {
 pub struct Options {
     /// The W3C trace the action belongs to.
     pub trace_id: Option<[u8; 16]>,
+    /// The W3C id of the span that the action is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// The longest to wait, retries included; `None` takes the configured time. People's time to decide on an approval
     /// is not in it.
     pub timeout: Option<Duration>,
@@ -78,6 +80,8 @@ pub struct Event {
     pub action_id: ActionId,
     /// The trace it belongs to.
     pub trace_id: Option<[u8; 16]>,
+    /// The W3C id of the span that it is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// How it ended.
     pub outcome: Outcome,
     /// How long it took.
@@ -234,6 +238,7 @@ impl Event {
             action: Some(v1::Action {
                 id: self.action_id.to_bytes().to_vec().into(),
                 trace_id: self.trace_id.map(|trace| trace.to_vec().into()).unwrap_or_default(),
+                parent_span: self.parent_span.map(|span| span.to_vec().into()).unwrap_or_default(),
                 kind: Some(self.action),
                 ..v1::Action::default()
             }),

@@ -54,6 +54,9 @@ pub struct Request {
     /// W3C trace id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<[u8; 16]>,
+    /// W3C id of the span that it is a child of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_span: Option<[u8; 8]>,
     /// The action.
     pub action: Action,
     /// When the gateway received it.
@@ -100,6 +103,9 @@ pub struct Report {
     /// W3C trace id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<[u8; 16]>,
+    /// W3C id of the span that it is a child of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_span: Option<[u8; 8]>,
     /// What it is about.
     pub action: Action,
     /// How it ended.
@@ -158,7 +164,16 @@ pub struct NotRegistered(pub AgentId);
 impl Request {
     /// An action of which nothing more is known than when it was received.
     pub const fn new(id: ActionId, action: Action, received: Timestamp) -> Self {
-        Self { id, trace: None, action, received, approval: None, session: None, context: None }
+        Self {
+            id,
+            trace: None,
+            parent_span: None,
+            action,
+            received,
+            approval: None,
+            session: None,
+            context: None,
+        }
     }
 }
 

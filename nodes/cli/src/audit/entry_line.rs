@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aa_ledger::{Entry, Kind, Stream};
+use aa_ledger::{Entry, Kind, ObservedSummary, Stream};
 use aa_protocol::{Reason, Verdict};
 
 use super::{alert_line, approval_line, budget_line, secret_line};
@@ -54,6 +54,9 @@ impl EntryLines {
             if let Some(target) = action.target() {
                 text += &format!(" {}", printable(target));
             }
+            if let Some(observed) = &action.observed {
+                text += &format!("  {}", printable(&seen(observed)));
+            }
         }
         if let Some(actor) = &entry.actor {
             text += &format!("  by {}", printable(actor));
@@ -99,6 +102,20 @@ impl EntryLines {
     }
 }
 
+/// How a model call went: `200 in 1.234 s, first token after 0.045 s, stop`. The provider's ids are for programs.
+fn seen(observed: &ObservedSummary<'_>) -> String {
+    let seconds = |us: u64| format!("{}.{:03} s", us / 1_000_000, us / 1_000 % 1_000);
+    let mut text = observed.status.map(|status| format!("{status} ")).unwrap_or_default();
+    text += &format!("in {}", seconds(observed.latency_us));
+    if let Some(first) = observed.first_token_us {
+        text += &format!(", first token after {}", seconds(first));
+    }
+    if let Some(reason) = &observed.finish_reason {
+        text += &format!(", {reason}");
+    }
+    text
+}
+
 fn place(reason: &Reason) -> String {
     match (&reason.policy, reason.line) {
         (Some(policy), Some(line)) => format!(" ({}:{line})", printable(policy)),
@@ -125,6 +142,20 @@ mod tests {
              b=tab\u{fffd}line\u{fffd}return\u{fffd}bell\u{fffd}\u{fffd}  \
              the tool `bash` is not allowed (shell:9)"
         );
+    }
+
+    #[test]
+    fn how_a_model_call_went_is_said_in_words() {
+        let bare = ObservedSummary { latency_us: 2_000_999, ..ObservedSummary::default() };
+        assert_eq!(seen(&bare), "in 2.000 s");
+        let full = ObservedSummary {
+            latency_us: 1_234_567,
+            first_token_us: Some(45_678),
+            status: Some(200),
+            finish_reason: Some("stop".into()),
+            ..bare
+        };
+        assert_eq!(seen(&full), "200 in 1.234 s, first token after 0.045 s, stop");
     }
 
     #[test]
