@@ -4,7 +4,7 @@ use std::{fmt, io::Write};
 
 use aa_protocol::{ReasonCode, Verdict};
 
-use crate::{Entry, EntryError, Hash, Kind};
+use crate::{Entry, EntryError, Hash, Kind, UNSEEN};
 
 /// Writes the extension `key=value …` of one event.
 struct Extension<'o> {
@@ -15,8 +15,8 @@ struct Extension<'o> {
 /// version of this program.
 ///
 /// The format is CEF:0. Severity runs from 0 to 10: an admitted action is 1, a request for approval 4, a
-/// denial 7, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, all
-/// else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree. How a model call went is in `cn3`,
+/// denial 7, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, what nobody
+/// looked at 3, all else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree. How a model call went is in `cn3`,
 /// `flexNumber1`, `flexNumber2`, `flexString2` and two keys of this vendor's own, its parent span in `flexString1`.
 ///
 /// # Errors
@@ -45,6 +45,7 @@ fn name(entry: &Entry) -> String {
         (Kind::Decision, Some(Verdict::RequireApproval)) => format!("{action} needs approval"),
         (Kind::Decision, None) => format!("{action} decided"),
         (Kind::Registration, _) => "agent registered".to_owned(),
+        (Kind::Event, _) if entry.outcome() == Some(UNSEEN) => format!("{action} unseen"),
         (Kind::Event, _) => "agent event".to_owned(),
         (Kind::Refusal, _) => "agent input refused".to_owned(),
         (Kind::Status, _) => "agent status changed".to_owned(),
@@ -68,6 +69,7 @@ fn severity(entry: &Entry) -> u8 {
         (Kind::Refusal, None) => 8,
         (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget | Kind::Approval, None) => 5,
         (Kind::Secret | Kind::Alert, None) => 5,
+        (Kind::Event, None) if entry.outcome() == Some(UNSEEN) => 3,
         (Kind::Registration | Kind::Decision | Kind::Event | Kind::Workspace, None) => 2,
     }
 }
@@ -78,6 +80,7 @@ fn extension(entry: &Entry, hash: &Hash, out: &mut Vec<u8>) {
     extension.pair("externalId", entry.id);
     extension.pair("cat", entry.kind);
     extension.optional("act", entry.verdict);
+    extension.optional("outcome", entry.outcome());
     extension.optional("suid", entry.agent());
     extension.optional("suser", entry.actor.as_deref());
     if let Some(action) = &entry.action {

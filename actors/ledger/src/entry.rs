@@ -46,6 +46,10 @@ pub enum Kind {
     Alert,
 }
 
+/// The outcome in the details of an [`Kind::Event`] whose action nobody looked at, such as a connection that was let
+/// through as it was.
+pub const UNSEEN: &str = "unseen";
+
 /// The chain an entry belongs to. Text form: `workspace`, `policies`, `vault`, `alerts`, `agent:<uuid>`,
 /// `budget:<uuid>` or `approval:<uuid>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -332,6 +336,13 @@ impl Entry {
     /// The agent in whose stream it is.
     pub const fn agent(&self) -> Option<AgentId> {
         self.stream.agent()
+    }
+
+    /// How the action of an [`Kind::Event`] ended, as it was reported: `ok`, `error`, `cancelled`, `ungoverned` or
+    /// [`UNSEEN`].
+    pub fn outcome(&self) -> Option<&str> {
+        let outcome = self.detail.get("outcome").map(String::as_str);
+        outcome.filter(|_| self.kind == Kind::Event)
     }
 
     /// The decision it recorded, to answer a repeat of the action; texts past the format's bounds are

@@ -31,7 +31,7 @@ pub mod verify;
 pub use cef::write_cef;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use entry::{
-    ChainHead, Draft, Entry, EntryError, Kind, PolicyRef, RenderedDecision, Stream, seal,
+    ChainHead, Draft, Entry, EntryError, Kind, PolicyRef, RenderedDecision, Stream, UNSEEN, seal,
     seal_rendered,
 };
 pub use export::{ExportError, ExportWriter};

@@ -217,6 +217,7 @@ impl Gateway {
             Ok(v1::Outcome::Error) => ReportOutcome::Error,
             Ok(v1::Outcome::Cancelled) => ReportOutcome::Cancelled,
             Ok(v1::Outcome::Ungoverned) => ReportOutcome::Ungoverned,
+            Ok(v1::Outcome::Unseen) => ReportOutcome::Unseen,
             Ok(v1::Outcome::Unspecified) => {
                 return Err(self.malformed(caller, &WireError::Missing("event.outcome")).await);
             }

@@ -125,6 +125,24 @@ async fn what_was_seen_of_a_call_is_in_its_entry_and_redacted_where_it_is_sensit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_let_through_unseen_is_recorded_as_that() {
+    let peer = Peer::start().await;
+    let token = peer.register("a").await;
+    let connect = r#"{"kind":"network_connect","host":"bank.example","port":443}"#;
+    let event = v1::Event {
+        action: Some(action(1, connect)),
+        outcome: v1::Outcome::Unseen.into(),
+        ..v1::Event::default()
+    };
+    let recorded = peer.gateway.clone().record_event(bearing(event, &token)).await.unwrap();
+    let event = recorded.into_inner().event_id;
+    let page = peer.get(&format!("audit/entries?event={event}")).await;
+    assert_eq!(page["entries"][0]["detail"]["outcome"], "unseen");
+    assert_eq!(page["entries"][0]["action"]["host"], "bank.example");
+    peer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registration_needs_key_workspace_nonce_and_signature() {
     let peer = Peer::start().await;
     peer.register("a").await;

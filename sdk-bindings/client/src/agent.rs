@@ -101,6 +101,8 @@ pub enum Outcome {
     Cancelled,
     /// It was let through while no gateway could be reached.
     Ungoverned,
+    /// It was a connection that was let through without being looked at: nobody knows what went over it.
+    Unseen,
 }
 
 #[derive(Debug)]
@@ -233,6 +235,7 @@ impl Event {
             Outcome::Error => v1::Outcome::Error,
             Outcome::Cancelled => v1::Outcome::Cancelled,
             Outcome::Ungoverned => v1::Outcome::Ungoverned,
+            Outcome::Unseen => v1::Outcome::Unseen,
         };
         v1::Event {
             action: Some(v1::Action {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use aa_ledger::UNSEEN;
 use aa_protocol::{Action, ActionId, AgentFacts, AgentId, ApprovalId, EventId, Timestamp};
 use aa_runtime::Reply;
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,8 @@ pub enum ReportOutcome {
     Cancelled,
     /// It was not put before a policy.
     Ungoverned,
+    /// Nobody looked: a connection that was let through as it was.
+    Unseen,
 }
 
 /// Input of a known agent that the edge refused.
@@ -187,6 +190,7 @@ impl ReportOutcome {
             Self::Error => "error",
             Self::Cancelled => "cancelled",
             Self::Ungoverned => "ungoverned",
+            Self::Unseen => UNSEEN,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aa_ledger::{Entry, Kind, ObservedSummary, Stream};
+use aa_ledger::{Entry, Kind, ObservedSummary, Stream, UNSEEN};
 use aa_protocol::{Reason, Verdict};
 
 use super::{alert_line, approval_line, budget_line, secret_line};
@@ -44,6 +44,7 @@ impl EntryLines {
             Some(Verdict::RequireApproval) => ("approve?", Style::Warning),
             Some(Verdict::Deny) => ("deny", Style::Bad),
             None if entry.kind == Kind::Refusal => (entry.kind.as_str(), Style::Bad),
+            None if entry.outcome() == Some(UNSEEN) => (UNSEEN, Style::Warning),
             None => (entry.kind.as_str(), Style::Quiet),
         };
         let label = format!("{label:<12}");
@@ -126,6 +127,9 @@ fn place(reason: &Reason) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aa_ledger::{ActionSummary, ChainHead, Draft, MacKey, seal};
+    use aa_protocol::{ActionId, ActionKind, AgentId, Timestamp};
+
     use super::*;
 
     /// A line of the ledger's golden file.
@@ -142,6 +146,28 @@ mod tests {
              b=tab\u{fffd}line\u{fffd}return\u{fffd}bell\u{fffd}\u{fffd}  \
              the tool `bash` is not allowed (shell:9)"
         );
+    }
+
+    #[test]
+    fn what_nobody_looked_at_is_called_unseen() {
+        let id = ActionId::from_bytes([1; 16]);
+        let mut action = ActionSummary::bare(id, ActionKind::NetworkConnect);
+        action.host = Some("bank.example".into());
+        let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
+        let event = "evt_01m82gee73000000000000001a".parse().unwrap();
+        let (stream, time) =
+            (Stream::Agent(AgentId::of_name(workspace, "a")), Timestamp::default());
+        let draft = Draft {
+            action: Some(&action),
+            detail: &[("duration_us", "9"), ("outcome", "unseen")],
+            ..Draft::new(event, workspace, stream, time, Kind::Event)
+        };
+        let mut line = Vec::new();
+        let key = MacKey::new("k1", &[7; 32]).unwrap();
+        seal(&draft, &mut ChainHead::default(), &key, &mut line);
+        let shown = EntryLines::new(HashMap::new(), false);
+        let shown = shown.render(std::str::from_utf8(&line).unwrap());
+        assert!(shown.contains("  unseen        network_connect bank.example"), "{shown}");
     }
 
     #[test]

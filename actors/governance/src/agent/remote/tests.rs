@@ -201,6 +201,7 @@ async fn what_an_agent_is_asked_and_answers_crosses_between_nodes() {
         ReportOutcome::Error,
         ReportOutcome::Cancelled,
         ReportOutcome::Ungoverned,
+        ReportOutcome::Unseen,
     ];
     for (action, outcome) in actions().into_iter().zip(outcomes) {
         crossing
