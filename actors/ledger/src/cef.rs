@@ -15,7 +15,7 @@ struct Extension<'o> {
 /// version of this program.
 ///
 /// The format is CEF:0. Severity runs from 0 to 10: an admitted action is 1, a request for approval 4, a
-/// denial 7, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, what nobody
+/// denial 7, a secret that was not released too, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, what nobody
 /// looked at 3, all else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree. How a model call went is in `cn3`,
 /// `flexNumber1`, `flexNumber2`, `flexString2` and two keys of this vendor's own, its parent span in `flexString1`.
 ///
@@ -54,9 +54,17 @@ fn name(entry: &Entry) -> String {
         (Kind::Workspace, _) => "workspace changed".to_owned(),
         (Kind::Budget, _) => "budget event".to_owned(),
         (Kind::Approval, _) => "approval event".to_owned(),
-        (Kind::Secret, _) => "secret changed".to_owned(),
+        (Kind::Secret, _) => match change(entry) {
+            Some("released") => "secret released".to_owned(),
+            Some("release_denied") => "secret not released".to_owned(),
+            _ => "secret changed".to_owned(),
+        },
         (Kind::Alert, _) => "alerting changed".to_owned(),
     }
+}
+
+fn change(entry: &Entry) -> Option<&str> {
+    entry.detail.get("change").map(String::as_str)
 }
 
 fn severity(entry: &Entry) -> u8 {
@@ -68,6 +76,8 @@ fn severity(entry: &Entry) -> u8 {
         (_, Some(Verdict::Allow)) => 1,
         (Kind::Refusal, None) => 8,
         (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget | Kind::Approval, None) => 5,
+        (Kind::Secret, None) if change(entry) == Some("released") => 2,
+        (Kind::Secret, None) if change(entry) == Some("release_denied") => 7,
         (Kind::Secret | Kind::Alert, None) => 5,
         (Kind::Event, None) if entry.outcome() == Some(UNSEEN) => 3,
         (Kind::Registration | Kind::Decision | Kind::Event | Kind::Workspace, None) => 2,
@@ -83,6 +93,11 @@ fn extension(entry: &Entry, hash: &Hash, out: &mut Vec<u8>) {
     extension.optional("outcome", entry.outcome());
     extension.optional("suid", entry.agent());
     extension.optional("suser", entry.actor.as_deref());
+    if entry.kind == Kind::Secret {
+        extension.optional("dhost", entry.detail.get("host"));
+        extension.optional("destinationServiceName", entry.detail.get("name"));
+        extension.optional("duid", entry.detail.get("agent"));
+    }
     if let Some(action) = &entry.action {
         extension.optional("dhost", action.host.as_deref());
         extension.optional("dpt", action.port);

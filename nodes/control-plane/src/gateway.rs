@@ -3,6 +3,7 @@
 mod decoding;
 mod refusal;
 mod registration;
+mod releasing;
 mod session;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -309,6 +310,15 @@ impl v1::gateway_server::Gateway for Gateway {
             .map_err(|_| Status::invalid_argument("`approval_id` must be 16 bytes"))?;
         let wait = Duration::from_millis(wait_ms).min(MAX_WAIT);
         self.await_decision(&caller, ApprovalId::from_bytes(id), wait).await.map(Response::new)
+    }
+
+    async fn release_secret(
+        &self,
+        request: Request<v1::ReleaseSecretRequest>,
+    ) -> Result<Response<v1::ReleaseSecretResponse>, Status> {
+        self.check_draining()?;
+        self.check_lease()?;
+        self.release(request).await.map(Response::new)
     }
 
     type SessionStream = ServerFrames;

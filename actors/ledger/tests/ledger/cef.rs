@@ -1,6 +1,8 @@
 //! The export for SIEMs.
 
-use aa_ledger::{ActionSummary, ChainHead, Draft, EntryError, Kind, MacKey, seal, write_cef};
+use aa_ledger::{
+    ActionSummary, ChainHead, Draft, EntryError, Kind, MacKey, Stream, seal, write_cef,
+};
 use aa_protocol::{ActionId, ActionKind, EventId, Timestamp};
 
 use crate::log::{MAC_SECRET, START, agent, denial, workspace};
@@ -56,6 +58,33 @@ fn a_connection_that_nobody_looked_at_is_unseen_and_not_ok() {
     assert!(unseen.contains(" outcome=unseen ") && unseen.contains(" dhost=bank.example "));
     let seen = told("ok");
     assert!(seen.contains("|event|agent event|2|") && seen.contains(" outcome=ok "), "{seen}");
+}
+
+#[test]
+fn a_secret_that_was_released_or_not_says_to_which_host() {
+    let told = |change: &str| {
+        let (id, time) = (EventId::from_parts(1, 1), Timestamp::from_micros(START));
+        let draft = Draft {
+            actor: Some("key:k"),
+            detail: &[("change", change), ("host", "api.openai.com"), ("name", "OPENAI")],
+            ..Draft::new(id, workspace(0), Stream::Vault, time, Kind::Secret)
+        };
+        let (mut line, mut out) = (Vec::new(), Vec::new());
+        let key = MacKey::new("k1", &MAC_SECRET).unwrap();
+        seal(&draft, &mut ChainHead::default(), &key, &mut line);
+        write_cef(&line, "1", &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    for (change, name) in [
+        ("released", "|secret released|2|"),
+        ("release_denied", "|secret not released|7|"),
+        ("set", "|secret changed|5|"),
+    ] {
+        let line = told(change);
+        assert!(line.contains(name), "{line}");
+        let (host, secret) = (" dhost=api.openai.com ", " destinationServiceName=OPENAI ");
+        assert!(line.contains(host) && line.contains(secret), "{line}");
+    }
 }
 
 #[test]

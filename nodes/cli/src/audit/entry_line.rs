@@ -65,7 +65,7 @@ impl EntryLines {
         let event = budget_line::describe(entry, |id| self.name(id));
         let event = event
             .or_else(|| approval_line::describe(entry))
-            .or_else(|| secret_line::describe(entry))
+            .or_else(|| secret_line::describe(entry, |id| self.name(id)))
             .or_else(|| alert_line::describe(entry));
         if let Some(event) = event {
             return format!("{text}  {}", printable(&event));

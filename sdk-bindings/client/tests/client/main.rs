@@ -4,6 +4,7 @@
 
 mod failover;
 mod gateway;
+mod releases;
 
 use std::{future::Future, time::Duration};
 
