@@ -61,6 +61,9 @@ pub enum Action {
         /// How the call ended.
         #[serde(default, skip_serializing_if = "CallEnd::is_complete")]
         end: CallEnd,
+        /// What was seen of the call on its way, by who made or forwarded it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        observed: Option<Box<Observed>>,
     },
     /// An outbound connection.
     NetworkConnect {
@@ -132,6 +135,36 @@ pub struct Usage {
     pub reasoning_tokens: u64,
 }
 
+/// What was seen of a model call on its way, beside its answer: times, and the names the provider gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observed {
+    /// Microseconds from the request being sent to the end of the answer.
+    pub latency_us: u64,
+    /// Microseconds from the request being sent to the first piece of the answer's content, where there was any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_us: Option<u64>,
+    /// The HTTP status of the answer: 100 to 999 (RFC 9110 §15 leaves those above 599 undefined; they are recorded).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why the answer ended, in the provider's word; at most [`MAX_FINISH_REASON_CHARS`] characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    /// The provider's conversation, or the response that the call continued; at most [`MAX_PROVIDER_ID_CHARS`]
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+    /// The id that the provider gave the answer; at most [`MAX_PROVIDER_ID_CHARS`] characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_id: Option<String>,
+}
+
+/// The longest [`Observed::finish_reason`] that is accepted, in characters.
+pub const MAX_FINISH_REASON_CHARS: usize = 64;
+
+/// The longest [`Observed::conversation`] and [`Observed::response_id`] that are accepted, in characters.
+pub const MAX_PROVIDER_ID_CHARS: usize = 256;
+
 /// The kinds of [`Action`], without their data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -156,6 +189,19 @@ pub enum ActionKind {
     ProcessExec,
     /// See [`Action::AgentSpawn`].
     AgentSpawn,
+}
+
+impl Observed {
+    /// The names the provider gave, with the JSON pointers of their places in the action.
+    pub fn names(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("/observed/finish_reason", &self.finish_reason),
+            ("/observed/conversation", &self.conversation),
+            ("/observed/response_id", &self.response_id),
+        ]
+        .into_iter()
+        .filter_map(|(pointer, name)| Some((pointer, name.as_deref()?)))
+    }
 }
 
 impl CallEnd {
@@ -201,9 +247,12 @@ impl Action {
                     && host.as_ref().is_none_or(|host| field("/host", host, visit))
                     && walk(messages, at(&mut pointer, "/messages"), visit);
             }
-            Self::LlmResult { model, content, .. } => {
+            Self::LlmResult { model, content, observed, .. } => {
                 let _ = field("/model", model, visit)
-                    && walk(content, at(&mut pointer, "/content"), visit);
+                    && walk(content, at(&mut pointer, "/content"), visit)
+                    && observed.as_ref().is_none_or(|observed| {
+                        observed.names().all(|(pointer, name)| field(pointer, name, visit))
+                    });
             }
             Self::NetworkConnect { host, .. } => {
                 let _ = field("/host", host, visit);
@@ -364,6 +413,26 @@ mod tests {
         let text = serde_json::to_string(&usage).unwrap();
         assert!(text.contains(r#""cached_input_tokens":5"#), "{text}");
         assert_eq!(serde_json::from_str::<Usage>(&text).unwrap(), usage);
+    }
+
+    /// Whatever reaches an entry is looked through for what must not.
+    #[test]
+    fn the_names_a_provider_gave_are_visited_where_they_stand() {
+        let action: Action = serde_json::from_str(
+            r#"{"kind":"llm_result","model":"m","content":"x","observed":
+                {"latency_us":9,"finish_reason":"stop","conversation":"c","response_id":"r"}}"#,
+        )
+        .unwrap();
+        let mut seen = Vec::new();
+        action.visit_strings(&mut |site, text| {
+            seen.push((site.pointer.to_owned(), text.to_owned()));
+            true
+        });
+        let json = serde_json::to_value(&action).unwrap();
+        assert_eq!(seen.len(), 5);
+        for (pointer, text) in seen {
+            assert_eq!(json.pointer(&pointer).and_then(Value::as_str), Some(text.as_str()));
+        }
     }
 
     #[test]

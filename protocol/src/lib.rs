@@ -17,7 +17,7 @@ pub mod time;
 #[cfg(feature = "grpc")]
 pub mod wire;
 
-pub use action::{Action, ActionKind, CallEnd, Usage};
+pub use action::{Action, ActionKind, CallEnd, Observed, Usage};
 pub use agent::{AgentFacts, GovernanceLevel};
 pub use decision::{ApprovalTerms, BudgetStanding, Decision, Finding, Reason, ReasonCode, Verdict};
 pub use id::{ActionId, AgentId, ApprovalId, BudgetId, EventId, IdError, WorkspaceId};

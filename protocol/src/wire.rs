@@ -1,6 +1,7 @@
 //! The generated gRPC messages and their conversions to and from the vocabulary.
 
 mod convert;
+mod released;
 
 pub use convert::{MAX_STRING, WireError, registration_message};
 

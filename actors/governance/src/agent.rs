@@ -225,6 +225,7 @@ impl AgentActor {
             action: Some(&summary),
             latency_us: Some(latency_us),
             trace: request.trace,
+            parent_span: request.parent_span,
             detail: &detail,
             ..self.draft(event, now)
         };

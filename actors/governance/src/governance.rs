@@ -43,6 +43,7 @@ use crate::{
         Upload,
     },
     prices::PricesError,
+    release::ReleaseError,
     services::{AuditKeys, Services},
     stored::{self, Damaged},
     tenant::{
@@ -138,6 +139,9 @@ pub enum GovernanceError {
     /// The vault refused.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// A secret is not released to a proxy.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     /// The audit log could not be read or closed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailed),

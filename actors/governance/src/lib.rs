@@ -36,6 +36,7 @@ pub mod policy_set;
 pub mod prices;
 pub mod rate_window;
 pub mod recent_actions;
+pub mod release;
 pub mod secret_record;
 pub mod services;
 pub mod spender;

@@ -26,6 +26,8 @@ pub struct Principal {
 pub enum Grant {
     /// Registering agents, nothing else: the key an application holds.
     Agent,
+    /// Registering agents, and secrets that are released for them, nothing else: the key a proxy holds.
+    Proxy,
     /// Full administration of the workspace.
     Owner,
     /// Policies, agents and the audit log.
@@ -80,7 +82,7 @@ pub enum Forbidden {
 
 /// A text that names no grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a role; use agent, owner, admin, developer or viewer")]
+#[error("`{0}` is not a role; use agent, proxy, owner, admin, developer or viewer")]
 pub struct UnknownGrant(String);
 
 macro_rules! operations {
@@ -98,7 +100,10 @@ macro_rules! operations {
 
 operations! {
     /// Registering agents and issuing their tokens.
-    RegisterAgents: "register agents" for Agent | Owner | Admin;
+    RegisterAgents: "register agents" for Agent | Proxy | Owner | Admin;
+    /// Getting secrets in the clear, for agents and hosts that they are released for. Not even for owners: what a person
+    /// set, no person reads back.
+    ReleaseSecrets: "have secrets released" for Proxy;
     /// Reading policies, their sources and history.
     ReadPolicies: "read policies" for Owner | Admin | Developer | Viewer;
     /// Applying, rolling back and removing policies.
@@ -218,7 +223,7 @@ impl Permit<ManageAlerts> {
 
 impl Permit<ManageKeys> {
     /// Whether the holder may create a key with `grant`: owners any, developers keys no stronger than
-    /// their own.
+    /// their own, which one that gets secrets is.
     ///
     /// # Errors
     /// [`Forbidden`] when it may not.
@@ -228,7 +233,7 @@ impl Permit<ManageKeys> {
             Grant::Developer => {
                 matches!(grant, Grant::Agent | Grant::Developer | Grant::Viewer)
             }
-            Grant::Agent | Grant::Admin | Grant::Viewer => false,
+            Grant::Agent | Grant::Proxy | Grant::Admin | Grant::Viewer => false,
         };
         if may {
             return Ok(());
@@ -251,13 +256,14 @@ impl Permit<ManageKeys> {
 
 impl Grant {
     /// Every grant.
-    pub const ALL: [Self; 5] =
-        [Self::Agent, Self::Owner, Self::Admin, Self::Developer, Self::Viewer];
+    pub const ALL: [Self; 6] =
+        [Self::Agent, Self::Proxy, Self::Owner, Self::Admin, Self::Developer, Self::Viewer];
 
     /// The name in the API and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
+            Self::Proxy => "proxy",
             Self::Owner => "owner",
             Self::Admin => "admin",
             Self::Developer => "developer",
@@ -295,7 +301,7 @@ mod tests {
     /// The role table of the specification, row by row.
     #[test]
     fn the_roles_are_those_of_the_specification() {
-        use Grant::{Admin, Agent, Developer, Owner, Viewer};
+        use Grant::{Admin, Agent, Developer, Owner, Proxy, Viewer};
         let may = |grant| {
             let principal = principal(grant);
             [
@@ -306,13 +312,15 @@ mod tests {
                 principal.authorize::<ReadAudit>().is_ok(),
                 principal.authorize::<ManageKeys>().is_ok(),
                 principal.authorize::<RegisterAgents>().is_ok(),
+                principal.authorize::<ReleaseSecrets>().is_ok(),
             ]
         };
-        assert_eq!(may(Owner), [true, true, true, true, true, true, true]);
-        assert_eq!(may(Admin), [true, true, true, true, true, false, true]);
-        assert_eq!(may(Developer), [true, false, true, false, true, true, false]);
-        assert_eq!(may(Viewer), [true, false, true, false, true, false, false]);
-        assert_eq!(may(Agent), [false, false, false, false, false, false, true]);
+        assert_eq!(may(Owner), [true, true, true, true, true, true, true, false]);
+        assert_eq!(may(Admin), [true, true, true, true, true, false, true, false]);
+        assert_eq!(may(Developer), [true, false, true, false, true, true, false, false]);
+        assert_eq!(may(Viewer), [true, false, true, false, true, false, false, false]);
+        assert_eq!(may(Agent), [false, false, false, false, false, false, true, false]);
+        assert_eq!(may(Proxy), [false, false, false, false, false, false, true, true]);
     }
 
     #[test]
@@ -320,6 +328,7 @@ mod tests {
         let permit = principal(Grant::Developer).authorize::<ManageKeys>().unwrap();
         assert!(permit.check_grant(Grant::Agent).is_ok());
         assert!(permit.check_grant(Grant::Admin).is_err());
+        assert!(permit.check_grant(Grant::Proxy).is_err());
         assert_eq!(permit.revokes_only_of().as_deref(), Some("key:k"));
         let owner = principal(Grant::Owner).authorize::<ManageKeys>().unwrap();
         assert_eq!(owner.revokes_only_of(), None);

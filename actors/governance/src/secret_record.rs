@@ -6,6 +6,8 @@ use aa_protocol::Timestamp;
 use aa_vault::{DataKeyId, MasterKeyId, SealedSecret, SecretName, rotation::RotationProgress};
 use serde::{Deserialize, Serialize};
 
+use crate::release::Release;
+
 /// A secret as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,10 +16,13 @@ pub struct SecretRecord {
     pub sealed: SealedSecret,
     /// When the name was first used.
     pub created_at: Timestamp,
-    /// When the value was set.
+    /// When it was last set.
     pub updated_at: Timestamp,
-    /// Who set it: `key:<id>`.
+    /// Who did: `key:<id>`.
     pub updated_by: String,
+    /// Where proxies may send it; nowhere without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
 }
 
 /// What may be told of a secret: all but what it is.
@@ -31,10 +36,13 @@ pub struct SecretStatus {
     pub key: DataKeyId,
     /// When the name was first used.
     pub created_at: Timestamp,
-    /// When the value was set.
+    /// When it was last set.
     pub updated_at: Timestamp,
-    /// Who set it: `key:<id>`.
+    /// Who did: `key:<id>`.
     pub updated_by: String,
+    /// Where proxies may send it; nowhere without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
 }
 
 /// What may be told of a data key.
@@ -75,7 +83,7 @@ pub const MAX_SECRETS_BYTES: usize = 8 << 20;
 impl SecretRecord {
     /// What may be told of it.
     pub fn status(&self) -> SecretStatus {
-        let Self { sealed, created_at, updated_at, updated_by } = self;
+        let Self { sealed, created_at, updated_at, updated_by, release } = self;
         SecretStatus {
             name: sealed.name().clone(),
             version: sealed.version(),
@@ -83,6 +91,7 @@ impl SecretRecord {
             created_at: *created_at,
             updated_at: *updated_at,
             updated_by: updated_by.clone(),
+            release: release.clone(),
         }
     }
 }

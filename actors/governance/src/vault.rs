@@ -5,6 +5,7 @@
 //! workspace wait, at most as long as the provider's own bounds say.
 
 mod load;
+mod releasing;
 mod remote;
 mod rotating;
 
@@ -17,10 +18,12 @@ use aa_vault::{KeyRing, RingChange, SecretName, SecretValue, Vault, VaultError, 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::releasing::Told;
 pub(crate) use self::rotating::is_behind;
 use crate::{
     chain::Chain,
     keys,
+    release::{Release, ReleaseError, ReleaseRequest, Released},
     secret_record::{
         DataKeyStatus, MAX_SECRETS, MAX_SECRETS_BYTES, SecretRecord, SecretStatus, VaultStatus,
     },
@@ -37,6 +40,10 @@ pub enum VaultMessage {
     Delete(SecretName, String, Reply<Result<SecretStatus, SecretError>>),
     /// Hands a secret to a part of this process that needs it.
     Open(SecretName, Reply<Result<SecretValue, SecretError>>),
+    /// Hands a secret to a proxy, if it is released for it.
+    Release(ReleaseRequest, Reply<Result<Released, ReleaseError>>),
+    /// Releases a secret to nobody any more.
+    Withdraw(SecretName, String, Reply<Result<SecretStatus, SecretError>>),
     /// Tells what there is.
     Read(Reply<VaultStatus>),
     /// Begins to seal everything under a fresh data key. Answered once that key is durable.
@@ -56,6 +63,8 @@ pub struct NewSecret {
     pub name: SecretName,
     /// What it is.
     pub value: SecretValue,
+    /// Where proxies may send it from now on; as before when nothing is said.
+    pub release: Option<Release>,
     /// Who sets it: `key:<id>`.
     pub actor: String,
 }
@@ -103,6 +112,8 @@ pub struct VaultActor {
     refused: Option<(Timestamp, String)>,
     /// Whether a step of a rotation is on its way.
     is_stepping: bool,
+    /// What proxies were answered lately.
+    told: Told,
 }
 
 /// The keys of a vault.
@@ -152,6 +163,8 @@ impl Entity for VaultActor {
                 let opened = self.open(&name).await;
                 reply.send(Ok(opened));
             }
+            VaultMessage::Release(request, reply) => self.release(request, now, reply).await,
+            VaultMessage::Withdraw(name, actor, reply) => self.withdraw(&name, &actor, now, reply),
             VaultMessage::Read(reply) => self.shard.journal.answer_after(reply, self.status()),
             VaultMessage::Rotate(actor, reply) => self.rotate(Some(&actor), now, reply).await,
             VaultMessage::RotateMaster(actor, reply) => {
@@ -185,28 +198,35 @@ impl VaultActor {
                 let name = record.sealed.name().clone();
                 let stored = stored::encode(&record);
                 self.bytes = self.bytes + stored.len() - self.stored_bytes(&name);
-                self.version = record.sealed.version();
+                // What only changes where a value may be sent leaves it its number.
+                self.version = self.version.max(record.sealed.version());
                 writes.push((keys::secret(self.workspace, name.as_str()), stored));
                 let version = self.version.to_be_bytes();
                 writes
                     .push((keys::secret_version(self.workspace), Bytes::copy_from_slice(&version)));
                 let status = record.status();
                 let (number, actor) = (status.version.to_string(), record.updated_by.clone());
+                let before = self.secrets.get(&name).and_then(|record| record.release.as_ref());
+                let changed = record.release.as_ref().filter(|release| Some(*release) != before);
+                let release = changed.map(Release::detail).unwrap_or_default();
                 self.secrets.insert(name.clone(), record);
                 if let Some(keys) = adopt {
                     self.keys = keys;
                 }
-                let detail =
-                    [("change", "set"), ("name", name.as_str()), ("version", number.as_str())];
+                let mut detail =
+                    vec![("change", "set"), ("name", name.as_str()), ("version", number.as_str())];
+                detail.extend(release.iter().map(|(key, listed)| (*key, listed.as_str())));
                 self.commit(Some(&actor), &detail, (writes, Vec::new()), now, reply, Ok(status));
             }
         }
     }
 
-    /// The value under the active key. The very value that is kept already gives the record that is kept.
+    /// The value under the active key. The very value that is kept already stays sealed as it is.
     async fn sealed(&mut self, new: NewSecret, now: Timestamp) -> Result<Sealed, SecretError> {
-        let NewSecret { name, value, actor } = new;
+        let NewSecret { name, value, release, actor } = new;
         let known = self.secrets.get(&name).cloned();
+        let kept = known.as_ref().and_then(|known| known.release.clone());
+        let release = release.or(kept);
         if known.is_none() && self.secrets.len() >= MAX_SECRETS {
             return Err(SecretError::TooMany);
         }
@@ -225,7 +245,13 @@ impl VaultActor {
             let present = vault.open(&name, known.sealed.version(), &known.sealed);
             // One that does not open is replaced: that is how it is mended.
             if present.is_ok_and(|present| present == value) {
-                return Ok(Sealed { record: known.clone(), writes: Vec::new(), adopt: None });
+                if release == known.release {
+                    return Ok(Sealed { record: known.clone(), writes, adopt: None });
+                }
+                let known = known.clone();
+                let record = SecretRecord { release, updated_at: now, updated_by: actor, ..known };
+                self.check_room(&name, &record)?;
+                return Ok(Sealed { record, writes, adopt: None });
             }
         }
         if !vault.is_locked() {
@@ -242,12 +268,19 @@ impl VaultActor {
         let vault = vault.expect("INVARIANT: the keys were opened above, or made");
         let sealed = vault.seal(&name, version, &value)?;
         let created_at = known.map_or(now, |known| known.created_at);
-        let record = SecretRecord { sealed, created_at, updated_at: now, updated_by: actor };
-        let bytes = self.bytes + stored::encode(&record).len() - self.stored_bytes(&name);
+        let record =
+            SecretRecord { sealed, created_at, updated_at: now, updated_by: actor, release };
+        self.check_room(&name, &record)?;
+        Ok(Sealed { record, writes, adopt: adopt.map(Keys::Open) })
+    }
+
+    /// Whether the record fits in the place of the one there is.
+    fn check_room(&self, name: &SecretName, record: &SecretRecord) -> Result<(), SecretError> {
+        let bytes = self.bytes + stored::encode(record).len() - self.stored_bytes(name);
         if bytes > MAX_SECRETS_BYTES {
             return Err(SecretError::TooLarge(bytes));
         }
-        Ok(Sealed { record, writes, adopt: adopt.map(Keys::Open) })
+        Ok(())
     }
 
     fn delete(

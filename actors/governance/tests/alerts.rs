@@ -138,7 +138,7 @@ impl World {
 
     async fn secret(&self, at: &str, value: &SecretValue) {
         let value = SecretValue::copy_of(value.expose()).unwrap();
-        self.governance.set_secret(&self.permit(), name(at), value).await.unwrap();
+        self.governance.set_secret(&self.permit(), name(at), value, None).await.unwrap();
     }
 
     async fn webhook(&self, at: &str, receiver: &Receiver) {
@@ -367,7 +367,7 @@ async fn a_button_in_slack_answers_for_the_key_it_stands_for_and_only_when_slack
         world.governance.create_key(&permit, "ann".into(), Grant::Owner).await.unwrap();
     let owner = world.permit_of(&approver.id, Grant::Owner);
     let signing = || SecretValue::copy_of(SIGNING_SECRET.as_bytes()).unwrap();
-    world.governance.set_secret(&owner, name("alerts/signing"), signing()).await.unwrap();
+    world.governance.set_secret(&owner, name("alerts/signing"), signing(), None).await.unwrap();
     let channel = SlackChannel {
         url_secret: name("alerts/slack"),
         signing_secret: Some(name("alerts/signing")),

@@ -132,7 +132,10 @@ async fn the_master_key_of_many_workspaces_can_always_be_rotated() {
     for permit in &permits {
         governance.set_up_workspace(permit.workspace(), "test").await.unwrap();
         let name: SecretName = "a".parse().unwrap();
-        governance.set_secret(permit, name, SecretValue::copy_of(b"x").unwrap()).await.unwrap();
+        governance
+            .set_secret(permit, name, SecretValue::copy_of(b"x").unwrap(), None)
+            .await
+            .unwrap();
     }
     let mut refused = Vec::new();
     for (number, permit) in permits.iter().enumerate() {
@@ -162,7 +165,7 @@ async fn an_admin_does_not_answer_in_the_name_of_other_keys() {
     let secret = SecretValue::copy_of(b"8f742231b10e8888abcd99yyyzzz85a5").unwrap();
     let name: SecretName = "alerts/signing".parse().unwrap();
     let admin = world.permit_of("eve", Grant::Admin);
-    world.governance.set_secret(&admin, name.clone(), secret).await.unwrap();
+    world.governance.set_secret(&admin, name.clone(), secret, None).await.unwrap();
     let channel = SlackChannel {
         url_secret: "alerts/slack".parse().unwrap(),
         signing_secret: Some(name),
@@ -207,7 +210,7 @@ async fn what_an_earlier_life_delivered_is_not_taken_for_another_message() {
     });
     let secret: SecretName = "alerts/key".parse().unwrap();
     let value = aa_notify::webhook::WebhookKey::text_form(&Zeroizing::new([5; 32]));
-    world.governance.set_secret(&world.permit(), secret.clone(), value).await.unwrap();
+    world.governance.set_secret(&world.permit(), secret.clone(), value, None).await.unwrap();
     let channel = WebhookChannel { url, secret, previous_secret: None };
     let destination =
         Destination { fold_seconds: 0, ..Destination::new("ops", Channel::Webhook(channel)) };

@@ -204,7 +204,7 @@ async fn furnished() -> World {
     world.apply(ASK_FOR_RM).await;
     let secret = SecretValue::copy_of(b"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz").unwrap();
     let name = "alerts/key".parse().unwrap();
-    world.governance.set_secret(&world.permit(), name, secret).await.unwrap();
+    world.governance.set_secret(&world.permit(), name, secret, None).await.unwrap();
     // Nobody listens there: messages stay.
     let channel = WebhookChannel {
         url: "http://127.0.0.1:9/".into(),
@@ -247,7 +247,7 @@ impl Done {
                 let (name, value) = (format!("s{number}"), format!("value-{}", self.actions));
                 let sealed = SecretValue::copy_of(value.as_bytes()).unwrap();
                 let at = name.parse().unwrap();
-                world.governance.set_secret(&world.permit(), at, sealed).await.unwrap();
+                world.governance.set_secret(&world.permit(), at, sealed, None).await.unwrap();
                 self.secrets.insert(name, value);
             }
             Step::Key => {

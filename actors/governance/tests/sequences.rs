@@ -66,6 +66,7 @@ async fn report(world: &World, agent: &AgentKeyId, action: u128, json: &str) -> 
     let report = Report {
         id: ActionId::from_bytes(action.to_be_bytes()),
         trace: None,
+        parent_span: None,
         action: action_of(json),
         outcome: ReportOutcome::Ok,
         duration_us: 1,

@@ -31,7 +31,7 @@ impl World {
     async fn set(&self, at: &str, text: &str) -> u64 {
         let permit = self.permit::<ManageSecrets>();
         loop {
-            match self.governance.set_secret(&permit, name(at), value(text)).await {
+            match self.governance.set_secret(&permit, name(at), value(text), None).await {
                 Ok(status) => return status.version,
                 Err(GovernanceError::Fault(fault)) if fault.is_retryable() => self.pass().await,
                 Err(error) => panic!("{error}"),

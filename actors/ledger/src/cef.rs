@@ -4,7 +4,7 @@ use std::{fmt, io::Write};
 
 use aa_protocol::{ReasonCode, Verdict};
 
-use crate::{Entry, EntryError, Hash, Kind};
+use crate::{Entry, EntryError, Hash, Kind, UNSEEN};
 
 /// Writes the extension `key=value …` of one event.
 struct Extension<'o> {
@@ -15,8 +15,9 @@ struct Extension<'o> {
 /// version of this program.
 ///
 /// The format is CEF:0. Severity runs from 0 to 10: an admitted action is 1, a request for approval 4, a
-/// denial 7, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, all
-/// else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree.
+/// denial 7, a secret that was not released too, a denial for sensitive data 9, refused input 8, a change of status, policies or keys 5, what nobody
+/// looked at 3, all else 2. `externalId` is the entry's id, `cs4` its hash as in the audit log's tree. How a model call went is in `cn3`,
+/// `flexNumber1`, `flexNumber2`, `flexString2` and two keys of this vendor's own, its parent span in `flexString1`.
 ///
 /// # Errors
 /// The line is not an entry.
@@ -44,6 +45,7 @@ fn name(entry: &Entry) -> String {
         (Kind::Decision, Some(Verdict::RequireApproval)) => format!("{action} needs approval"),
         (Kind::Decision, None) => format!("{action} decided"),
         (Kind::Registration, _) => "agent registered".to_owned(),
+        (Kind::Event, _) if entry.outcome() == Some(UNSEEN) => format!("{action} unseen"),
         (Kind::Event, _) => "agent event".to_owned(),
         (Kind::Refusal, _) => "agent input refused".to_owned(),
         (Kind::Status, _) => "agent status changed".to_owned(),
@@ -52,9 +54,17 @@ fn name(entry: &Entry) -> String {
         (Kind::Workspace, _) => "workspace changed".to_owned(),
         (Kind::Budget, _) => "budget event".to_owned(),
         (Kind::Approval, _) => "approval event".to_owned(),
-        (Kind::Secret, _) => "secret changed".to_owned(),
+        (Kind::Secret, _) => match change(entry) {
+            Some("released") => "secret released".to_owned(),
+            Some("release_denied") => "secret not released".to_owned(),
+            _ => "secret changed".to_owned(),
+        },
         (Kind::Alert, _) => "alerting changed".to_owned(),
     }
+}
+
+fn change(entry: &Entry) -> Option<&str> {
+    entry.detail.get("change").map(String::as_str)
 }
 
 fn severity(entry: &Entry) -> u8 {
@@ -66,7 +76,10 @@ fn severity(entry: &Entry) -> u8 {
         (_, Some(Verdict::Allow)) => 1,
         (Kind::Refusal, None) => 8,
         (Kind::Status | Kind::Policy | Kind::Key | Kind::Budget | Kind::Approval, None) => 5,
+        (Kind::Secret, None) if change(entry) == Some("released") => 2,
+        (Kind::Secret, None) if change(entry) == Some("release_denied") => 7,
         (Kind::Secret | Kind::Alert, None) => 5,
+        (Kind::Event, None) if entry.outcome() == Some(UNSEEN) => 3,
         (Kind::Registration | Kind::Decision | Kind::Event | Kind::Workspace, None) => 2,
     }
 }
@@ -77,8 +90,14 @@ fn extension(entry: &Entry, hash: &Hash, out: &mut Vec<u8>) {
     extension.pair("externalId", entry.id);
     extension.pair("cat", entry.kind);
     extension.optional("act", entry.verdict);
+    extension.optional("outcome", entry.outcome());
     extension.optional("suid", entry.agent());
     extension.optional("suser", entry.actor.as_deref());
+    if entry.kind == Kind::Secret {
+        extension.optional("dhost", entry.detail.get("host"));
+        extension.optional("destinationServiceName", entry.detail.get("name"));
+        extension.optional("duid", entry.detail.get("agent"));
+    }
     if let Some(action) = &entry.action {
         extension.optional("dhost", action.host.as_deref());
         extension.optional("dpt", action.port);
@@ -101,6 +120,16 @@ fn extension(entry: &Entry, hash: &Hash, out: &mut Vec<u8>) {
     extension.labelled("cs6", "traceId", trace);
     extension.labelled("cn1", "sequence", Some(entry.sequence));
     extension.labelled("cn2", "latencyMicros", entry.latency_us);
+    let span = entry.parent_span.map(|span| format!("{:016x}", u64::from_be_bytes(span)));
+    extension.labelled("flexString1", "parentSpanId", span);
+    if let Some(observed) = entry.action.as_ref().and_then(|action| action.observed.as_deref()) {
+        extension.labelled("cn3", "callLatencyMicros", Some(observed.latency_us));
+        extension.labelled("flexNumber1", "firstTokenMicros", observed.first_token_us);
+        extension.labelled("flexNumber2", "httpStatus", observed.status);
+        extension.labelled("flexString2", "responseId", observed.response_id.as_deref());
+        extension.optional("AgentAssemblyAasmFinishReason", observed.finish_reason.as_deref());
+        extension.optional("AgentAssemblyAasmConversation", observed.conversation.as_deref());
+    }
 }
 
 /// In the header `|` and `\` are escaped and line breaks are not allowed.

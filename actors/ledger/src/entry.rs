@@ -46,6 +46,10 @@ pub enum Kind {
     Alert,
 }
 
+/// The outcome in the details of an [`Kind::Event`] whose action nobody looked at, such as a connection that was let
+/// through as it was.
+pub const UNSEEN: &str = "unseen";
+
 /// The chain an entry belongs to. Text form: `workspace`, `policies`, `vault`, `alerts`, `agent:<uuid>`,
 /// `budget:<uuid>` or `approval:<uuid>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +134,8 @@ pub struct Draft<'a> {
     pub latency_us: Option<u64>,
     /// The W3C trace id.
     pub trace: Option<[u8; 16]>,
+    /// The W3C id of the span that the action is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// More facts: keys of at most 64 of `a`–`z`, `0`–`9`, `_`, `-`, `.`; values of at most 1 024
     /// characters; sorted when sealed, the first of equal keys stays. Must hold no secret.
     pub detail: &'a [(&'a str, &'a str)],
@@ -168,6 +174,8 @@ pub struct Entry {
     pub latency_us: Option<u64>,
     /// The W3C trace id.
     pub trace: Option<[u8; 16]>,
+    /// The W3C id of the span that the action is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// More facts.
     pub detail: BTreeMap<String, String>,
     /// Whether something was left out to bound the entry.
@@ -316,6 +324,7 @@ impl Draft<'_> {
             policies: &[],
             latency_us: None,
             trace: None,
+            parent_span: None,
             detail: &[],
         }
     }
@@ -327,6 +336,13 @@ impl Entry {
     /// The agent in whose stream it is.
     pub const fn agent(&self) -> Option<AgentId> {
         self.stream.agent()
+    }
+
+    /// How the action of an [`Kind::Event`] ended, as it was reported: `ok`, `error`, `cancelled`, `ungoverned` or
+    /// [`UNSEEN`].
+    pub fn outcome(&self) -> Option<&str> {
+        let outcome = self.detail.get("outcome").map(String::as_str);
+        outcome.filter(|_| self.kind == Kind::Event)
     }
 
     /// The decision it recorded, to answer a repeat of the action; texts past the format's bounds are

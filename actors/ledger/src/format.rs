@@ -5,7 +5,7 @@
 //! out, never `null`:
 //!
 //! `v`, `id`, `workspace`, `stream`, `seq`, `time`, `kind`, [`actor`, `action`, `verdict`, `reasons`,
-//! `approval`, `findings`, `policies`, `latency_us`, `trace`, `detail`, `cut`], `prev`, `mac`.
+//! `approval`, `findings`, `policies`, `latency_us`, `trace`, `parent_span`, `detail`, `cut`], `prev`, `mac`.
 //!
 //! In strings `"` and `\` are escaped by a backslash, line feed, carriage return and tab are `\n`, `\r`
 //! and `\t`, every other character below U+0020 is `\u00xx` in lower-case hex, and all else is raw UTF-8.

@@ -31,7 +31,7 @@ pub mod verify;
 pub use cef::write_cef;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use entry::{
-    ChainHead, Draft, Entry, EntryError, Kind, PolicyRef, RenderedDecision, Stream, seal,
+    ChainHead, Draft, Entry, EntryError, Kind, PolicyRef, RenderedDecision, Stream, UNSEEN, seal,
     seal_rendered,
 };
 pub use export::{ExportError, ExportWriter};
@@ -39,7 +39,7 @@ pub use hash::{Hash, HashError};
 pub use mac::{MacKey, MacKeyError};
 pub use note::{LogKey, NoteError, VerifierKey, VerifierKeyError};
 pub use proof::{ProofError, verify_consistency, verify_inclusion};
-pub use summary::ActionSummary;
+pub use summary::{ActionSummary, ObservedSummary};
 pub use tiles::{Tile, TileError, TileId, TileReader, TileTree};
 pub use tree::TreeEdge;
 pub use verify::{Export, Keys, KeysError, PinnedCheckpoint, Report, Source, Unreadable, verify};

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use aa_protocol::{Action, ActionId, ActionKind, Finding};
+use aa_protocol::{
+    Action, ActionId, ActionKind, Finding, Observed,
+    action::{MAX_FINISH_REASON_CHARS, MAX_PROVIDER_ID_CHARS},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::json_size;
@@ -65,6 +68,32 @@ pub struct ActionSummary<'a> {
     /// Tokens of the answer, as the provider counted them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u64>,
+    /// What was seen of a model call on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Box<ObservedSummary<'a>>>,
+}
+
+/// What an entry tells of how a model call went. Member order is the format's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedSummary<'a> {
+    /// Microseconds from the request being sent to the end of the answer.
+    pub latency_us: u64,
+    /// Microseconds to the first piece of the answer's content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_us: Option<u64>,
+    /// The HTTP status of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Why the answer ended, in the provider's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<Cow<'a, str>>,
+    /// The provider's conversation, or the response that the call continued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<Cow<'a, str>>,
+    /// The id that the provider gave the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_id: Option<Cow<'a, str>>,
 }
 
 // === impl ActionSummary ===
@@ -75,7 +104,7 @@ impl<'a> ActionSummary<'a> {
     pub fn of(action: &'a Action, id: ActionId, findings: &[Finding]) -> Self {
         let name = |pointer: &str, text: &'a str| {
             let sensitive = findings.iter().any(|finding| finding.pointer == pointer);
-            Some(if sensitive { Cow::Borrowed(REDACTED) } else { bounded(text) })
+            Some(if sensitive { Cow::Borrowed(REDACTED) } else { bounded(text, MAX_NAME_CHARS) })
         };
         let mut summary = Self::bare(id, action.kind());
         match action {
@@ -94,11 +123,14 @@ impl<'a> ActionSummary<'a> {
                 summary.messages_bytes = Some(json_size::of_value(messages));
                 summary.max_output_tokens = *max_output_tokens;
             }
-            Action::LlmResult { model, content, usage, .. } => {
+            Action::LlmResult { model, content, usage, observed, .. } => {
                 summary.model = name("/model", model);
                 summary.content_bytes = Some(json_size::of_value(content));
                 summary.input_tokens = usage.map(|usage| usage.input_tokens);
                 summary.output_tokens = usage.map(|usage| usage.output_tokens);
+                summary.observed = observed
+                    .as_ref()
+                    .map(|observed| Box::new(ObservedSummary::of(observed, findings)));
             }
             Action::NetworkConnect { host, port } => {
                 summary.host = name("/host", host);
@@ -137,6 +169,7 @@ impl<'a> ActionSummary<'a> {
             content_bytes: None,
             input_tokens: None,
             output_tokens: None,
+            observed: None,
         }
     }
 
@@ -148,15 +181,44 @@ impl<'a> ActionSummary<'a> {
     }
 }
 
-fn bounded(text: &str) -> Cow<'_, str> {
+// === impl ObservedSummary ===
+
+impl<'a> ObservedSummary<'a> {
+    fn of(observed: &'a Observed, findings: &[Finding]) -> Self {
+        let name = |pointer: &str, text: &'a Option<String>, limit| {
+            let sensitive = findings.iter().any(|finding| finding.pointer == pointer);
+            let shown =
+                |text| if sensitive { Cow::Borrowed(REDACTED) } else { bounded(text, limit) };
+            text.as_deref().map(shown)
+        };
+        let Observed {
+            latency_us,
+            first_token_us,
+            status,
+            finish_reason,
+            conversation,
+            response_id,
+        } = observed;
+        Self {
+            latency_us: *latency_us,
+            first_token_us: *first_token_us,
+            status: *status,
+            finish_reason: name("/observed/finish_reason", finish_reason, MAX_FINISH_REASON_CHARS),
+            conversation: name("/observed/conversation", conversation, MAX_PROVIDER_ID_CHARS),
+            response_id: name("/observed/response_id", response_id, MAX_PROVIDER_ID_CHARS),
+        }
+    }
+}
+
+fn bounded(text: &str, limit: usize) -> Cow<'_, str> {
     // No text of so few bytes can have too many characters.
-    if text.len() <= MAX_NAME_CHARS {
+    if text.len() <= limit {
         return Cow::Borrowed(text);
     }
-    match text.char_indices().nth(MAX_NAME_CHARS) {
+    match text.char_indices().nth(limit) {
         None => Cow::Borrowed(text),
         Some(_) => {
-            let mut cut: String = text.chars().take(MAX_NAME_CHARS - 1).collect();
+            let mut cut: String = text.chars().take(limit - 1).collect();
             cut.push('…');
             Cow::Owned(cut)
         }
@@ -195,12 +257,19 @@ mod tests {
 
     #[test]
     fn a_name_with_a_finding_is_redacted_in_every_kind() {
+        let observed = |name: &str| {
+            let observed = serde_json::json!({"latency_us": 9, name: "SECRET"});
+            serde_json::json!({"kind": "llm_result", "model": "m", "observed": observed})
+        };
         let cases = [
             (serde_json::json!({"kind":"tool_call","tool":"SECRET"}), "/tool"),
             (serde_json::json!({"kind":"tool_result","tool":"SECRET"}), "/tool"),
             (serde_json::json!({"kind":"llm_call","model":"SECRET"}), "/model"),
             (serde_json::json!({"kind":"llm_call","model":"m","host":"SECRET"}), "/host"),
             (serde_json::json!({"kind":"llm_result","model":"SECRET"}), "/model"),
+            (observed("finish_reason"), "/observed/finish_reason"),
+            (observed("conversation"), "/observed/conversation"),
+            (observed("response_id"), "/observed/response_id"),
             (serde_json::json!({"kind":"network_connect","host":"SECRET","port":1}), "/host"),
             (serde_json::json!({"kind":"file_read","path":"SECRET"}), "/path"),
             (serde_json::json!({"kind":"file_write","path":"SECRET"}), "/path"),

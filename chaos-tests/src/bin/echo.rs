@@ -63,6 +63,13 @@ impl v1::gateway_server::Gateway for Echo {
         Err(Status::unimplemented("this is an echo"))
     }
 
+    async fn release_secret(
+        &self,
+        _: Request<v1::ReleaseSecretRequest>,
+    ) -> Result<Response<v1::ReleaseSecretResponse>, Status> {
+        Err(Status::unimplemented("nothing here is secret"))
+    }
+
     async fn check_policy(
         &self,
         _request: Request<v1::Action>,

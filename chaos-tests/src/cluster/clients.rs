@@ -76,8 +76,8 @@ impl Client {
             _ => (Some(self.chance.u64(0..=output)), CallEnd::Complete),
         };
         let usage = usage.map(|output_tokens| Usage { output_tokens, ..Usage::default() });
-        let (content, model) = (Value::Null, MODEL.to_owned());
-        let result = Action::LlmResult { model, content, usage, call: Some(id), end };
+        let (content, model, observed) = (Value::Null, MODEL.to_owned(), None);
+        let result = Action::LlmResult { model, content, usage, call: Some(id), end, observed };
         self.send(result, None, None).await.map(drop)
     }
 

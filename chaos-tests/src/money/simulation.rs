@@ -359,8 +359,8 @@ impl Simulation {
             _ => (Some(self.chance.u64(0..=call.output)), CallEnd::Complete),
         };
         let usage = usage.map(|output_tokens| Usage { output_tokens, ..Usage::default() });
-        let (content, model) = (serde_json::Value::Null, MODEL.to_owned());
-        Action::LlmResult { model, content, usage, call: Some(call.id), end }
+        let (content, model, observed) = (serde_json::Value::Null, MODEL.to_owned(), None);
+        Action::LlmResult { model, content, usage, call: Some(call.id), end, observed }
     }
 
     /// Carries the errands out side by side, moving the clock on while they wait.

@@ -67,6 +67,8 @@ pub(crate) struct RevokeArguments {
 enum Role {
     /// Registers agents, nothing else: the key an application holds
     Agent,
+    /// Registers agents and gets secrets that are released for them: the key a proxy holds
+    Proxy,
     /// Administers the workspace
     Owner,
     /// Manages policies and agents, reads the audit log
@@ -119,6 +121,7 @@ fn create(arguments: CreateArguments, terminal: &mut Terminal) -> Result<Exit, F
     let api = Api::open(&arguments.api)?;
     let role = match arguments.role {
         Role::Agent => "agent",
+        Role::Proxy => "proxy",
         Role::Owner => "owner",
         Role::Admin => "admin",
         Role::Developer => "developer",

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use aa_control_plane::rest::secrets::{DataKey, Rotation, Secret, Vault};
+use aa_control_plane::rest::secrets::{DataKey, Rotation, Secret, SecretRelease, Vault};
 use aa_vault::{MAX_SECRET_BYTES, SecretName};
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -13,6 +13,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use zeroize::Zeroizing;
 
 use crate::{
+    agent,
     api::Api,
     connection::ApiArguments,
     input,
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Rotate(RotateArguments),
     /// Wrap the data keys under the next master key, while everything goes on
     RotateMaster(RotateArguments),
+    /// Let no proxy send a secret anywhere any more
+    Withdraw(DeleteArguments),
     /// Forget a secret
     Delete(DeleteArguments),
 }
@@ -41,7 +44,8 @@ pub(crate) enum Command {
 #[command(after_help = remote_help(
     "aasm secret set slack/webhook                 # typed, without being shown\n  \
      pass show openai | aasm secret set OPENAI_API_KEY\n  \
-     aasm secret set tls/client-key --file client.key"
+     aasm secret set tls/client-key --file client.key\n  \
+     aasm secret set OPENAI_API_KEY --release-to api.openai.com --release-to '*.openai.azure.com'"
 ))]
 pub(crate) struct SetArguments {
     /// What it is called: letters, digits and _ - . /
@@ -53,6 +57,16 @@ pub(crate) struct SetArguments {
     /// Keep every byte, a line end after it included
     #[arg(long)]
     raw: bool,
+    /// A host that proxies may send it to in the place of an agent's placeholder, or *. and a suffix for all below it; in
+    /// the place of those there were. May be repeated; without any, that stays as it is
+    #[arg(long, value_name = "HOST")]
+    release_to: Vec<String>,
+    /// For this agent only, its id or name; may be repeated
+    #[arg(long, value_name = "AGENT", requires = "release_to")]
+    release_agent: Vec<String>,
+    /// For the agents of this team only; may be repeated
+    #[arg(long, value_name = "TEAM", requires = "release_to")]
+    release_team: Vec<String>,
     /// For people or programs
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -84,7 +98,7 @@ pub(crate) struct RotateArguments {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = remote_help("aasm secret delete OPENAI_API_KEY"))]
+#[command(after_help = remote_help("aasm secret delete OPENAI_API_KEY\n  aasm secret withdraw OPENAI_API_KEY"))]
 pub(crate) struct DeleteArguments {
     /// What it is called
     name: SecretName,
@@ -101,13 +115,17 @@ pub(crate) fn run(command: Command, terminal: &mut Terminal) -> Result<Exit, Fai
         Command::List(arguments) => list(&arguments, terminal),
         Command::Rotate(arguments) => rotate(&arguments, "rotate", terminal),
         Command::RotateMaster(arguments) => rotate(&arguments, "rotate-master", terminal),
+        Command::Withdraw(arguments) => withdraw(&arguments, terminal),
         Command::Delete(arguments) => delete(&arguments, terminal),
     }
 }
 
 fn set(arguments: &SetArguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
-    let SetArguments { name, file, raw, format, api } = arguments;
+    let SetArguments { name, file, raw, format, api, .. } = arguments;
     let api = Api::open(api)?;
+    let agents = arguments.release_agent.iter();
+    let agents: Vec<_> =
+        agents.map(|agent| agent::resolve(&api, agent)).collect::<Result<_, _>>()?;
     let mut value = read_value(file.as_ref(), name, terminal)?;
     if !raw && value.last() == Some(&b'\n') {
         value.pop();
@@ -122,12 +140,41 @@ fn set(arguments: &SetArguments, terminal: &mut Terminal) -> Result<Exit, Failur
         let message = format_args!("the secret has more than {MAX_SECRET_BYTES} bytes, the most");
         return Err(Failure::bad_input(message));
     }
-    let request = api.request(Method::PUT, &["secrets", name.as_str()]);
+    let mut request = api.request(Method::PUT, &["secrets", name.as_str()]);
+    for (parameter, listed) in [
+        ("release_to", &arguments.release_to),
+        ("release_agent", &agents),
+        ("release_team", &arguments.release_team),
+    ] {
+        for value in listed {
+            request = request.query(parameter, Some(value));
+        }
+    }
     let secret: Secret = request.bytes_body(&value).read()?;
     match format {
         Format::Json => terminal.json(&secret)?,
-        Format::Text => terminal
-            .line(format_args!("set the secret {}, version {}", secret.name, secret.version))?,
+        Format::Text => {
+            let (name, version) = (&secret.name, secret.version);
+            let released = match released_to(&secret) {
+                hosts if hosts.is_empty() => String::new(),
+                hosts => format!(", released to {}", printable(&hosts)),
+            };
+            terminal.line(format_args!("set the secret {name}, version {version}{released}"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn withdraw(arguments: &DeleteArguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let api = Api::open(&arguments.api)?;
+    let path = ["secrets", arguments.name.as_str(), "release"];
+    let secret: Secret = api.request(Method::DELETE, &path).read()?;
+    match arguments.format {
+        Format::Json => terminal.json(&secret)?,
+        Format::Text => {
+            terminal.line(format_args!("the secret {} is released to no host", secret.name))?;
+            terminal.note("a proxy that has it keeps it for a minute at most");
+        }
     }
     Ok(Exit::Done)
 }
@@ -191,16 +238,28 @@ fn delete(arguments: &DeleteArguments, terminal: &mut Terminal) -> Result<Exit, 
 }
 
 fn secret_lines(secrets: &[Secret], colour: bool) -> Vec<String> {
-    let mut columns = Columns::new(&["NAME", "VERSION", "SET", "BY"], colour);
+    let mut columns = Columns::new(&["NAME", "VERSION", "SET", "BY", "RELEASED TO"], colour);
     for secret in secrets {
         columns.row([
             Text::styled(secret.name.as_str(), Style::Strong),
             secret.version.to_string().into(),
             short(&secret.updated_at).into(),
             secret.updated_by.as_str().into(),
+            released_to(secret).into(),
         ]);
     }
     columns.lines()
+}
+
+/// `api.openai.com, *.azure.com for team platform`; nothing when it is released to no host.
+fn released_to(secret: &Secret) -> String {
+    let Some(SecretRelease { hosts, agents, teams }) = &secret.release else {
+        return String::new();
+    };
+    let agents = agents.iter().map(|agent| format!("agent {agent}"));
+    let only: Vec<_> = agents.chain(teams.iter().map(|team| format!("team {team}"))).collect();
+    let only = if only.is_empty() { String::new() } else { format!(" for {}", only.join(", ")) };
+    format!("{}{only}", hosts.join(", "))
 }
 
 fn key_lines(keys: &[DataKey], colour: bool) -> Vec<String> {

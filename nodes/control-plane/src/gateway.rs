@@ -3,6 +3,7 @@
 mod decoding;
 mod refusal;
 mod registration;
+mod releasing;
 mod session;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -66,6 +67,7 @@ struct Caller {
 struct Parsed {
     id: ActionId,
     trace: Option<[u8; 16]>,
+    parent_span: Option<[u8; 8]>,
     action: aa_protocol::Action,
     approval: Option<ApprovalId>,
     context: Option<String>,
@@ -210,12 +212,13 @@ impl Gateway {
         let Some(action) = action else {
             return Err(self.malformed(caller, &WireError::Missing("event.action")).await);
         };
-        let Parsed { id, trace, action, .. } = self.parse(caller, action).await?;
+        let Parsed { id, trace, parent_span, action, .. } = self.parse(caller, action).await?;
         let outcome = match v1::Outcome::try_from(outcome) {
             Ok(v1::Outcome::Ok) => ReportOutcome::Ok,
             Ok(v1::Outcome::Error) => ReportOutcome::Error,
             Ok(v1::Outcome::Cancelled) => ReportOutcome::Cancelled,
             Ok(v1::Outcome::Ungoverned) => ReportOutcome::Ungoverned,
+            Ok(v1::Outcome::Unseen) => ReportOutcome::Unseen,
             Ok(v1::Outcome::Unspecified) => {
                 return Err(self.malformed(caller, &WireError::Missing("event.outcome")).await);
             }
@@ -228,7 +231,7 @@ impl Gateway {
         let occurred_at =
             (occurred_at_unix_us > 0).then(|| Timestamp::from_micros(occurred_at_unix_us));
         let session = caller.session;
-        Ok(Report { id, trace, action, outcome, duration_us, occurred_at, session })
+        Ok(Report { id, trace, parent_span, action, outcome, duration_us, occurred_at, session })
     }
 }
 
@@ -309,6 +312,15 @@ impl v1::gateway_server::Gateway for Gateway {
         self.await_decision(&caller, ApprovalId::from_bytes(id), wait).await.map(Response::new)
     }
 
+    async fn release_secret(
+        &self,
+        request: Request<v1::ReleaseSecretRequest>,
+    ) -> Result<Response<v1::ReleaseSecretResponse>, Status> {
+        self.check_draining()?;
+        self.check_lease()?;
+        self.release(request).await.map(Response::new)
+    }
+
     type SessionStream = ServerFrames;
 
     async fn session(
@@ -385,6 +397,7 @@ fn decision_message(answer: &Answer) -> v1::Decision {
 impl Parsed {
     fn of(message: v1::Action) -> Result<Self, WireError> {
         let approval = message.approval()?;
+        let parent_span = message.parent_span()?;
         let context = message.context.clone();
         if context.chars().count() > MAX_CONTEXT {
             let length = context.len();
@@ -392,11 +405,11 @@ impl Parsed {
         }
         let context = (!context.is_empty()).then_some(context);
         let (id, trace, action) = message.into_parts()?;
-        Ok(Self { id, trace, action, approval, context })
+        Ok(Self { id, trace, parent_span, action, approval, context })
     }
 
     fn received(self, received: Timestamp, session: Option<SessionId>) -> CheckRequest {
-        let Self { id, trace, action, approval, context } = self;
-        CheckRequest { id, trace, action, received, approval, session, context }
+        let Self { id, trace, parent_span, action, approval, context } = self;
+        CheckRequest { id, trace, parent_span, action, received, approval, session, context }
     }
 }

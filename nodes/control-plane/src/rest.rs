@@ -191,6 +191,7 @@ fn described(info: ApiInfo) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(slack::take_interaction))
         .routes(routes!(secrets::list_secrets))
         .routes(routes!(secrets::set_secret, secrets::delete_secret))
+        .routes(routes!(secrets::withdraw_secret))
         .routes(routes!(secrets::rotate_data_key))
         .routes(routes!(secrets::rotate_master_key))
         .routes(routes!(keys::list_keys, keys::create_key))

@@ -248,6 +248,47 @@ async fn any_node_serves_any_agent_and_a_changed_policy_holds_on_all_once_it_is_
     }
 }
 
+/// The vault lives on one of the nodes: from the others the secret crosses the relay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_gets_a_secret_from_any_node_and_it_is_in_the_log_once() {
+    let (_world, [a, b]) = World::of(["a", "b"]).await;
+    a.register("agent-0").await;
+    let url = format!("{}/api/v1/secrets/OPENAI?release_to=api.openai.com", a.api_url);
+    let set = a.api.put(url).bearer_auth(&a.owner_key);
+    let set = set.header("content-type", "application/octet-stream").body("sk-marker");
+    assert!(set.send().await.unwrap().status().is_success());
+    let role = json!({ "name": "sidecar", "role": "proxy" });
+    let (status, made) = request(&b, "POST", "keys", role).await;
+    assert_eq!(status, 201, "{made}");
+    let key = made["secret"].as_str().unwrap();
+    for (peer, host, code) in [
+        (&a, "api.openai.com", None),
+        (&b, "api.openai.com", None),
+        (&a, "evil.example", Some(tonic::Code::PermissionDenied)),
+        (&b, "evil.example", Some(tonic::Code::PermissionDenied)),
+    ] {
+        let asking = v1::ReleaseSecretRequest {
+            workspace_id: peer.workspace.to_string(),
+            agent_id: peer.agent("agent-0").to_string(),
+            secret: "OPENAI".to_owned(),
+            host: host.to_owned(),
+        };
+        let answer = peer.gateway.clone().release_secret(peer::bearing(asking, key)).await;
+        match answer {
+            Ok(released) => {
+                assert_eq!((released.get_ref().value.as_ref(), code), (&b"sk-marker"[..], None));
+            }
+            Err(refused) => assert_eq!(Some(refused.code()), code, "{refused}"),
+        }
+    }
+    let log = b.get("audit/entries?kind=secret").await;
+    let log = log["entries"].as_array().unwrap().iter();
+    let changes: Vec<_> = log.map(|entry| entry["detail"]["change"].clone()).collect();
+    assert_eq!(changes, ["release_denied", "released", "set"]);
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_recorded_on_every_node_is_soon_under_one_checkpoint() {
     let (_world, [a, b]) = World::of(["a", "b"]).await;

@@ -63,6 +63,86 @@ async fn a_registered_agent_is_decided_and_the_entry_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_seen_of_a_call_is_in_its_entry_and_redacted_where_it_is_sensitive() {
+    const POLICY: &str = "apiVersion: agent-assembly/v1\nkind: Policy\n\
+        metadata:\n  name: data\n  version: \"1\"\nspec:\n  data:\n    sensitive_patterns: ['sk-[a-z]{8}']\n";
+    let peer = Peer::start().await;
+    let token = peer.register("a").await;
+    let (status, answer) = peer.apply("", POLICY.into()).await;
+    assert!(status < 300, "{answer}");
+    let result = |number: u128, conversation: &str| v1::Action {
+        parent_span: b"01234567".to_vec().into(),
+        trace_id: b"0123456789abcdef".to_vec().into(),
+        ..action(
+            number,
+            &format!(
+                r#"{{"kind":"llm_result","model":"m","content":"hi","observed":{{"latency_us":1200000,
+                "first_token_us":300000,"status":200,"finish_reason":"stop",
+                "conversation":"{conversation}","response_id":"resp_2"}}}}"#
+            ),
+        )
+    };
+    let decision = peer.check(&token, result(1, "resp_1")).await.unwrap();
+    assert_eq!(verdict(&decision), v1::Verdict::Allow);
+    let entry = async |event: &str| {
+        let page = peer.get(&format!("audit/entries?event={event}")).await;
+        page["entries"][0].clone()
+    };
+    let entry_of_it = entry(&decision.event_id).await;
+    assert_eq!(entry_of_it["parent_span"], "3031323334353637");
+    let observed = &entry_of_it["action"]["observed"];
+    assert_eq!(observed["latency_us"], 1_200_000);
+    assert_eq!(observed["first_token_us"], 300_000);
+    assert_eq!(observed["conversation"], "resp_1");
+
+    let leaking = peer.check(&token, result(2, "sk-abcdefgh")).await.unwrap();
+    let entry_of_it = entry(&leaking.event_id).await;
+    assert_eq!(entry_of_it["action"]["observed"]["conversation"], "[redacted]");
+    assert!(!entry_of_it.to_string().contains("sk-abcdefgh"));
+
+    let event = v1::Event {
+        action: Some(result(3, "resp_1")),
+        outcome: v1::Outcome::Ok.into(),
+        ..v1::Event::default()
+    };
+    let recorded = peer.gateway.clone().record_event(bearing(event, &token)).await.unwrap();
+    let entry_of_it = entry(&recorded.into_inner().event_id).await;
+    assert_eq!(entry_of_it["parent_span"], "3031323334353637");
+    assert_eq!(entry_of_it["action"]["observed"]["status"], 200);
+
+    let short = v1::Action { parent_span: vec![1; 7].into(), ..action(4, BASH) };
+    let refused = peer.check(&token, short).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.message(), "`action.parent_span` must be 8 bytes, not 7");
+    let mut long = result(5, "");
+    if let Some(v1::action::Kind::LlmResult(result)) = &mut long.kind {
+        result.observed.as_mut().unwrap().finish_reason = "x".repeat(65);
+    }
+    let refused = peer.check(&token, long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("at most 64"), "{refused}");
+    peer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_let_through_unseen_is_recorded_as_that() {
+    let peer = Peer::start().await;
+    let token = peer.register("a").await;
+    let connect = r#"{"kind":"network_connect","host":"bank.example","port":443}"#;
+    let event = v1::Event {
+        action: Some(action(1, connect)),
+        outcome: v1::Outcome::Unseen.into(),
+        ..v1::Event::default()
+    };
+    let recorded = peer.gateway.clone().record_event(bearing(event, &token)).await.unwrap();
+    let event = recorded.into_inner().event_id;
+    let page = peer.get(&format!("audit/entries?event={event}")).await;
+    assert_eq!(page["entries"][0]["detail"]["outcome"], "unseen");
+    assert_eq!(page["entries"][0]["action"]["host"], "bank.example");
+    peer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registration_needs_key_workspace_nonce_and_signature() {
     let peer = Peer::start().await;
     peer.register("a").await;

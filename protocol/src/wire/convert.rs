@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::v1;
 use crate::{
-    action::{Action, CallEnd, Usage},
+    action::{Action, CallEnd, MAX_FINISH_REASON_CHARS, MAX_PROVIDER_ID_CHARS, Observed, Usage},
     decision::{ApprovalTerms, BudgetStanding, Decision, Reason, ReasonCode, Verdict},
     id::{ActionId, ApprovalId, EventId},
     json::{JsonError, parse_json},
@@ -37,6 +37,22 @@ pub enum WireError {
         /// Its length.
         length: usize,
     },
+    /// A name is longer than it may be.
+    #[error("`{field}` has {chars} characters; at most {limit} are accepted")]
+    TooManyChars {
+        /// The field.
+        field: &'static str,
+        /// How many it has.
+        chars: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// A span id is not 8 bytes long.
+    #[error("`action.parent_span` must be 8 bytes, not {0}")]
+    SpanLength(usize),
+    /// A number is no HTTP status.
+    #[error("`llm_result.observed.status` is {0}; a status has three digits, 100 to 999")]
+    Status(u32),
     /// A string holds a NUL byte, which truncates it for some readers and not for others.
     #[error("`{0}` holds a NUL byte")]
     Nul(&'static str),
@@ -88,6 +104,17 @@ impl v1::Action {
             0 => Ok(None),
             _ => id_bytes("action.approval_id", &self.approval_id)
                 .map(|bytes| Some(ApprovalId::from_bytes(bytes))),
+        }
+    }
+
+    /// The W3C span that the action is a child of.
+    ///
+    /// # Errors
+    /// It is not 8 bytes.
+    pub fn parent_span(&self) -> Result<Option<[u8; 8]>, WireError> {
+        match self.parent_span.as_ref() {
+            [] => Ok(None),
+            span => span.try_into().map(Some).map_err(|_| WireError::SpanLength(span.len())),
         }
     }
 
@@ -148,6 +175,10 @@ impl TryFrom<v1::action::Kind> for Action {
                         return Err(WireError::Unknown { field: "llm_result.end", value });
                     }
                 },
+                observed: match result.observed {
+                    None => None,
+                    Some(observed) => Some(Box::new(observed.try_into()?)),
+                },
             },
             Kind::NetworkConnect(connect) => Self::NetworkConnect {
                 host: required("network_connect.host", connect.host)?,
@@ -192,7 +223,7 @@ impl From<&Action> for v1::action::Kind {
                     choices,
                 })
             }
-            Action::LlmResult { model, content, usage, call, end } => {
+            Action::LlmResult { model, content, usage, call, end, observed } => {
                 Self::LlmResult(v1::LlmResult {
                     model,
                     content_json: content.to_string(),
@@ -211,6 +242,7 @@ impl From<&Action> for v1::action::Kind {
                         CallEnd::NotCharged => v1::CallEnd::NotCharged,
                     }
                     .into(),
+                    observed: observed.map(|observed| (*observed).into()),
                 })
             }
             Action::NetworkConnect { host, port } => {
@@ -223,6 +255,66 @@ impl From<&Action> for v1::action::Kind {
             Action::FileWrite { path } => Self::FileWrite(v1::FileWrite { path }),
             Action::ProcessExec { argv } => Self::ProcessExec(v1::ProcessExec { argv }),
             Action::AgentSpawn { child } => Self::AgentSpawn(v1::AgentSpawn { child }),
+        }
+    }
+}
+
+impl TryFrom<v1::Observed> for Observed {
+    type Error = WireError;
+
+    fn try_from(observed: v1::Observed) -> Result<Self, WireError> {
+        let v1::Observed {
+            latency_us,
+            first_token_us,
+            status,
+            finish_reason,
+            conversation,
+            response_id,
+        } = observed;
+        let status = status.map(|status| match u16::try_from(status) {
+            Ok(status @ 100..=999) => Ok(status),
+            _ => Err(WireError::Status(status)),
+        });
+        Ok(Self {
+            latency_us,
+            first_token_us,
+            status: status.transpose()?,
+            finish_reason: named(
+                "llm_result.observed.finish_reason",
+                finish_reason,
+                MAX_FINISH_REASON_CHARS,
+            )?,
+            conversation: named(
+                "llm_result.observed.conversation",
+                conversation,
+                MAX_PROVIDER_ID_CHARS,
+            )?,
+            response_id: named(
+                "llm_result.observed.response_id",
+                response_id,
+                MAX_PROVIDER_ID_CHARS,
+            )?,
+        })
+    }
+}
+
+impl From<Observed> for v1::Observed {
+    fn from(observed: Observed) -> Self {
+        let Observed {
+            latency_us,
+            first_token_us,
+            status,
+            finish_reason,
+            conversation,
+            response_id,
+        } = observed;
+        Self {
+            latency_us,
+            first_token_us,
+            status: status.map(u32::from),
+            finish_reason: finish_reason.unwrap_or_default(),
+            conversation: conversation.unwrap_or_default(),
+            response_id: response_id.unwrap_or_default(),
         }
     }
 }
@@ -385,6 +477,18 @@ fn optional(field: &'static str, text: String) -> Result<Option<String>, WireErr
     Ok((!text.is_empty()).then_some(text))
 }
 
+/// A name that an entry of the audit log holds: bounded in characters, which is how entries are bounded.
+fn named(field: &'static str, text: String, limit: usize) -> Result<Option<String>, WireError> {
+    // No text of so few bytes can have too many characters.
+    if text.len() > limit {
+        let chars = text.chars().count();
+        if chars > limit {
+            return Err(WireError::TooManyChars { field, chars, limit });
+        }
+    }
+    optional(field, text)
+}
+
 fn port(port: u32) -> Result<u16, WireError> {
     port.try_into().map_err(|_| WireError::Port(port))
 }
@@ -418,6 +522,8 @@ mod tests {
             r#"{"kind":"llm_result","model":"gpt-4o","content":"x","usage":{"input_tokens":1,"output_tokens":2}}"#,
             r#"{"kind":"llm_result","model":"o1","content":"x","usage":{"input_tokens":9,"output_tokens":5,"cached_input_tokens":4,"cache_write_tokens":3,"reasoning_tokens":2}}"#,
             r#"{"kind":"llm_result","model":"gpt-4o","content":"x","call":"00000000-0000-0000-0000-000000000007","end":"cut_off"}"#,
+            r#"{"kind":"llm_result","model":"gpt-4o","content":"x","observed":{"latency_us":0}}"#,
+            r#"{"kind":"llm_result","model":"gpt-4o","content":"x","observed":{"latency_us":9,"first_token_us":0,"status":429,"finish_reason":"stop","conversation":"resp_1","response_id":"resp_2"}}"#,
             r#"{"kind":"llm_call","model":"gpt-4o","messages":[],"max_output_tokens":9,"choices":2}"#,
             r#"{"kind":"network_connect","host":"x","port":443}"#,
             r#"{"kind":"network_listen","port":80}"#,
@@ -430,6 +536,49 @@ mod tests {
             let message = v1::Action::from_parts(id, Some([9; 16]), &action);
             assert_eq!(message.into_parts(), Ok((id, Some([9; 16]), action)));
         }
+    }
+
+    #[test]
+    fn what_was_observed_is_bounded_and_a_span_has_eight_bytes() {
+        let result = |observed: v1::Observed| {
+            let observed = Some(observed);
+            let result = v1::LlmResult { model: "m".into(), observed, ..v1::LlmResult::default() };
+            Action::try_from(v1::action::Kind::LlmResult(result)).map_err(|error| error.to_string())
+        };
+        let told = |finish_reason: &str, conversation: &str, response_id: &str| v1::Observed {
+            finish_reason: finish_reason.into(),
+            conversation: conversation.into(),
+            response_id: response_id.into(),
+            ..v1::Observed::default()
+        };
+        let (reason, id) = ("ü".repeat(64), "ü".repeat(256));
+        assert!(result(told(&reason, &id, &id)).is_ok());
+        for (observed, field, chars, limit) in [
+            (told(&format!("{reason}."), "", ""), "finish_reason", 65, 64),
+            (told("", &format!("{id}."), ""), "conversation", 257, 256),
+            (told("", "", &format!("{id}.")), "response_id", 257, 256),
+        ] {
+            let refused = format!(
+                "`llm_result.observed.{field}` has {chars} characters; at most {limit} are accepted"
+            );
+            assert_eq!(result(observed), Err(refused));
+        }
+        assert!(result(told("a\0", "", "")).unwrap_err().ends_with("holds a NUL byte"));
+        for (status, accepted) in [(99, false), (100, true), (999, true), (1_000, false)] {
+            let observed = v1::Observed { status: Some(status), ..v1::Observed::default() };
+            assert_eq!(result(observed).is_ok(), accepted, "{status}");
+        }
+
+        let span = |bytes: &'static [u8]| {
+            let parent_span = bytes.to_vec().into();
+            v1::Action { parent_span, ..v1::Action::default() }.parent_span()
+        };
+        assert_eq!(span(b""), Ok(None));
+        assert_eq!(span(b"12345678"), Ok(Some(*b"12345678")));
+        assert_eq!(
+            span(b"1234567").unwrap_err().to_string(),
+            "`action.parent_span` must be 8 bytes, not 7"
+        );
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Checked {
 pub struct Options {
     /// The W3C trace the action belongs to.
     pub trace_id: Option<[u8; 16]>,
+    /// The W3C id of the span that the action is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// The longest to wait, retries included; `None` takes the configured time. People's time to decide on an approval
     /// is not in it.
     pub timeout: Option<Duration>,
@@ -78,6 +80,8 @@ pub struct Event {
     pub action_id: ActionId,
     /// The trace it belongs to.
     pub trace_id: Option<[u8; 16]>,
+    /// The W3C id of the span that it is a child of.
+    pub parent_span: Option<[u8; 8]>,
     /// How it ended.
     pub outcome: Outcome,
     /// How long it took.
@@ -97,6 +101,8 @@ pub enum Outcome {
     Cancelled,
     /// It was let through while no gateway could be reached.
     Ungoverned,
+    /// It was a connection that was let through without being looked at: nobody knows what went over it.
+    Unseen,
 }
 
 #[derive(Debug)]
@@ -229,11 +235,13 @@ impl Event {
             Outcome::Error => v1::Outcome::Error,
             Outcome::Cancelled => v1::Outcome::Cancelled,
             Outcome::Ungoverned => v1::Outcome::Ungoverned,
+            Outcome::Unseen => v1::Outcome::Unseen,
         };
         v1::Event {
             action: Some(v1::Action {
                 id: self.action_id.to_bytes().to_vec().into(),
                 trace_id: self.trace_id.map(|trace| trace.to_vec().into()).unwrap_or_default(),
+                parent_span: self.parent_span.map(|span| span.to_vec().into()).unwrap_or_default(),
                 kind: Some(self.action),
                 ..v1::Action::default()
             }),

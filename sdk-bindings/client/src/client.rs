@@ -76,6 +76,10 @@ impl Client {
         &self.config
     }
 
+    pub(crate) const fn gateways(&self) -> &Gateways {
+        &self.gateways
+    }
+
     /// Registers an agent under a fresh Ed25519 key that never leaves memory, and opens its session. From
     /// then on the agent looks after itself: it reconnects, renews its token and registers again when the
     /// token has lapsed.

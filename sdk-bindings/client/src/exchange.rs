@@ -137,6 +137,7 @@ impl Exchange {
         let action = v1::Action {
             id: id.to_bytes().to_vec().into(),
             trace_id: options.trace_id.map(|trace| trace.to_vec().into()).unwrap_or_default(),
+            parent_span: options.parent_span.map(|span| span.to_vec().into()).unwrap_or_default(),
             kind: Some(action),
             approval_id: approval.map_or_else(Default::default, |id| id.to_bytes().to_vec().into()),
             context: options.context.as_deref().unwrap_or_default().to_owned(),

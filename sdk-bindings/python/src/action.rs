@@ -67,7 +67,9 @@ impl Action {
             call.map_or_else(Default::default, |call| call.action_id().to_bytes().to_vec().into());
         let end = if charged { v1::CallEnd::Complete } else { v1::CallEnd::NotCharged };
         let end = end.into();
-        Self { kind: Kind::LlmResult(v1::LlmResult { model, content_json, usage, call_id, end }) }
+        let observed = None;
+        let result = v1::LlmResult { model, content_json, usage, call_id, end, observed };
+        Self { kind: Kind::LlmResult(result) }
     }
 
     #[staticmethod]
@@ -104,6 +106,7 @@ pub(crate) fn without_payload(kind: &Kind) -> Kind {
             usage: result.usage,
             call_id: result.call_id.clone(),
             end: result.end,
+            observed: result.observed.clone(),
         }),
         other => other.clone(),
     }

@@ -156,7 +156,8 @@ impl Agent {
         context: Option<&str>,
     ) -> PyResult<Py<PyAny>> {
         let context = context.map(Into::into);
-        let options = Options { trace_id, timeout: None, approval: awaited(approval)?, context };
+        let options =
+            Options { trace_id, approval: awaited(approval)?, context, ..Options::default() };
         let kind = action.kind.clone();
         let mut signals = Signals::default();
         let answer = py.detach(|| self.agent.check(kind, options, &mut || signals.none()));
@@ -174,7 +175,8 @@ impl Agent {
         context: Option<&str>,
     ) -> PyResult<()> {
         let context = context.map(Into::into);
-        let options = Options { trace_id, timeout: None, approval: awaited(approval)?, context };
+        let options =
+            Options { trace_id, approval: awaited(approval)?, context, ..Options::default() };
         let callbacks = self.callbacks.clone();
         self.agent.check_then(action.kind.clone(), options, move |answer| {
             // The receiver goes only when the interpreter does.
@@ -202,6 +204,7 @@ impl Agent {
             action: without_payload(&action.kind),
             action_id: checked.action_id(),
             trace_id,
+            parent_span: None,
             outcome,
             duration: Duration::try_from_secs_f64(duration).unwrap_or_default(),
             occurred_at: None,

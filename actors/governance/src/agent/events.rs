@@ -43,6 +43,7 @@ impl AgentActor {
             kind: Kind::Event,
             action: Some(&summary),
             trace: report.trace,
+            parent_span: report.parent_span,
             detail: &detail,
             ..self.draft(event, now)
         });

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use aa_ledger::UNSEEN;
 use aa_protocol::{Action, ActionId, AgentFacts, AgentId, ApprovalId, EventId, Timestamp};
 use aa_runtime::Reply;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,9 @@ pub struct Request {
     /// W3C trace id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<[u8; 16]>,
+    /// W3C id of the span that it is a child of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_span: Option<[u8; 8]>,
     /// The action.
     #[serde(with = "TravellingAction")]
     pub action: Action,
@@ -101,6 +105,9 @@ pub struct Report {
     /// W3C trace id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<[u8; 16]>,
+    /// W3C id of the span that it is a child of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_span: Option<[u8; 8]>,
     /// What it is about.
     #[serde(with = "TravellingAction")]
     pub action: Action,
@@ -128,6 +135,8 @@ pub enum ReportOutcome {
     Cancelled,
     /// It was not put before a policy.
     Ungoverned,
+    /// Nobody looked: a connection that was let through as it was.
+    Unseen,
 }
 
 /// Input of a known agent that the edge refused.
@@ -160,7 +169,16 @@ pub struct NotRegistered(pub AgentId);
 impl Request {
     /// An action of which nothing more is known than when it was received.
     pub const fn new(id: ActionId, action: Action, received: Timestamp) -> Self {
-        Self { id, trace: None, action, received, approval: None, session: None, context: None }
+        Self {
+            id,
+            trace: None,
+            parent_span: None,
+            action,
+            received,
+            approval: None,
+            session: None,
+            context: None,
+        }
     }
 }
 
@@ -174,6 +192,7 @@ impl ReportOutcome {
             Self::Error => "error",
             Self::Cancelled => "cancelled",
             Self::Ungoverned => "ungoverned",
+            Self::Unseen => UNSEEN,
         }
     }
 }

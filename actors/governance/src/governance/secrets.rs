@@ -1,17 +1,21 @@
-//! The operations on secrets. None of them gives a secret away.
+//! The operations on secrets. One gives a secret away: to a proxy, for an agent and a host that it is released for.
 
 use std::collections::BTreeSet;
 
-use aa_protocol::WorkspaceId;
+use aa_policy::host::Host;
+use aa_protocol::{AgentId, WorkspaceId};
 use aa_runtime::{Fault, Reply};
 use aa_store::{Order, Store, StoreError};
 use aa_vault::{KeyRing, SecretName, SecretValue};
 
 use super::{Governance, GovernanceError};
 use crate::{
+    agent_record::AgentRecord,
     keys,
-    permission::{ManageSecrets, Permit, ReadSecrets},
+    permission::{ManageSecrets, Permit, ReadSecrets, ReleaseSecrets},
+    release::{Release, ReleaseRequest, Released, Standing},
     secret_record::{SecretStatus, VaultStatus},
+    stored,
     vault::{NewSecret, SecretError, VaultMessage, is_behind},
 };
 
@@ -45,7 +49,8 @@ impl Governance {
         Ok(answer.await.unwrap_or(Err(Fault::Gone))?)
     }
 
-    /// Keeps a secret, in the place of the one there was. Setting the value it has changes nothing.
+    /// Keeps a secret, in the place of the one there was. Setting the value it has changes at most where proxies may send
+    /// it; where nothing is said of that, it stays as it was.
     ///
     /// # Errors
     /// The vault is full, its master key refuses, or the actor does not answer.
@@ -54,9 +59,61 @@ impl Governance {
         permit: &Permit<ManageSecrets>,
         name: SecretName,
         value: SecretValue,
+        release: Option<Release>,
     ) -> Result<SecretStatus, GovernanceError> {
-        let new = NewSecret { name, value, actor: permit.actor() };
+        let new = NewSecret { name, value, release, actor: permit.actor() };
         self.ask_vault(permit.workspace(), |reply| VaultMessage::Set(new, reply)).await
+    }
+
+    /// Lets no proxy send a secret anywhere any more.
+    ///
+    /// # Errors
+    /// There is none of this name, or the actor does not answer.
+    pub async fn withdraw_secret(
+        &self,
+        permit: &Permit<ManageSecrets>,
+        name: SecretName,
+    ) -> Result<SecretStatus, GovernanceError> {
+        let actor = permit.actor();
+        self.ask_vault(permit.workspace(), |reply| VaultMessage::Withdraw(name, actor, reply)).await
+    }
+
+    /// A secret in the clear, for a proxy on the way of `agent` to `host`. Who got which is in the log before it is
+    /// answered, and so is who did not.
+    ///
+    /// # Errors
+    /// It is not released for them; [`ReleaseError`](crate::release::ReleaseError) tells as much as the proxy may know.
+    /// Or its key is not at hand, or the store or the actor does not answer.
+    pub async fn release_secret(
+        &self,
+        permit: &Permit<ReleaseSecrets>,
+        agent: AgentId,
+        secret: SecretName,
+        host: &Host,
+    ) -> Result<Released, GovernanceError> {
+        let workspace = permit.workspace();
+        let standing = self.standing_of(workspace, agent).await?;
+        let (host, actor) = (host.to_string(), permit.actor());
+        let request = ReleaseRequest { agent, standing, secret, host, actor };
+        let (reply, answer) = Reply::channel();
+        self.services.send_vault(&workspace, VaultMessage::Release(request, reply));
+        Ok(answer.await.unwrap_or(Err(Fault::Gone))??)
+    }
+
+    /// As committed: an agent whose suspension was answered is suspended here, wherever it lives.
+    async fn standing_of(
+        &self,
+        workspace: WorkspaceId,
+        agent: AgentId,
+    ) -> Result<Standing, GovernanceError> {
+        let at = keys::agent(workspace, agent);
+        let mut txn = self.services.node.store().begin().await?;
+        let Some(stored) = txn.get_snapshot(&at).await? else { return Ok(Standing::Unknown) };
+        let record: AgentRecord = stored::decode(&at, &stored)?;
+        let now = self.services.clock.now();
+        let is_suspended = record.suspended.is_some()
+            || record.budget_suspension.is_some_and(|suspension| now < suspension.until);
+        Ok(if is_suspended { Standing::Suspended } else { Standing::Active(record.facts.team) })
     }
 
     /// Forgets a secret.
@@ -97,7 +154,8 @@ impl Governance {
     }
 
     /// A secret in the clear, for a part of this process that uses it where it belongs: to sign, to connect. It is
-    /// behind no role, and no request of anybody's is answered with it.
+    /// behind no role, and no request of anybody's is answered with it: what proxies get, [`Governance::release_secret`]
+    /// gives.
     ///
     /// # Errors
     /// There is none of this name, its key is not at hand, or the actor does not answer.

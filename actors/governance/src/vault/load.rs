@@ -8,7 +8,7 @@ use aa_runtime::LiveShard;
 use aa_store::{Order, StoreError};
 use aa_vault::{KeyRing, KeyRingError};
 
-use super::{Keys, VaultActor};
+use super::{Keys, VaultActor, releasing::Told};
 use crate::{
     chain::{Chain, ChainError},
     keys,
@@ -82,6 +82,7 @@ impl VaultActor {
             version,
             refused: None,
             is_stepping: false,
+            told: Told::default(),
         })
     }
 }

@@ -1,18 +1,37 @@
-//! What is asked of a vault, on its way between nodes. Only here do secrets leave a process in the clear: the relay's
-//! connections are encrypted, and both ends have proven to be nodes of the cluster.
+//! What is asked of a vault, on its way between nodes. Here secrets leave a process in the clear: the relay's connections
+//! are encrypted, and both ends have proven to be nodes of the cluster.
+//!
+//! A value is wiped where it is held as one, on either node. What is not wiped is its copy in the packed message or
+//! answer, which is freed once it is sent or read, and what HTTP/2 and TLS have buffered of that; `--lock-memory` keeps
+//! those out of swap too.
+
+use std::time::Duration;
 
 use aa_runtime::{Fault, Incoming, Outgoing, Remote, WireError};
 use aa_vault::{SecretName, SecretValue};
 use serde::{Deserialize, Serialize};
 
 use super::{NewSecret, SecretError, VaultMessage};
-use crate::authored::Authored;
+use crate::{
+    authored::Authored,
+    release::{Release, ReleaseError, Released},
+};
 
 /// A secret on its way in.
 #[derive(Serialize, Deserialize)]
 struct Told {
     name: SecretName,
     value: InTheClear,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release: Option<Release>,
+}
+
+/// A secret on its way to a proxy.
+#[derive(Serialize, Deserialize)]
+struct ReleasedInTheClear {
+    value: InTheClear,
+    version: u64,
+    keep_for: Duration,
 }
 
 /// A secret's value. Whoever holds one wipes it when it is dropped.
@@ -23,8 +42,8 @@ struct InTheClear(#[serde(with = "in_the_clear")] SecretValue);
 impl Remote for VaultMessage {
     fn pack(self) -> Option<Outgoing> {
         Some(match self {
-            Self::Set(NewSecret { name, value, actor }, reply) => {
-                let told = Told { name, value: InTheClear(value) };
+            Self::Set(NewSecret { name, value, release, actor }, reply) => {
+                let told = Told { name, value: InTheClear(value), release };
                 Outgoing::new("set", &Authored::new(told, actor)).answering(reply)
             }
             Self::Delete(name, actor, reply) => {
@@ -34,6 +53,15 @@ impl Remote for VaultMessage {
                 let opened =
                     |opened: Result<InTheClear, SecretError>| opened.map(|InTheClear(value)| value);
                 Outgoing::new("open", &name).answering(reply.map(opened))
+            }
+            Self::Release(request, reply) => {
+                let released = |released: Result<ReleasedInTheClear, ReleaseError>| {
+                    released.map(ReleasedInTheClear::into_released)
+                };
+                Outgoing::new("release", &request).answering(reply.map(released))
+            }
+            Self::Withdraw(name, actor, reply) => {
+                Outgoing::new("withdraw", &Authored::new(name, actor)).answering(reply)
             }
             Self::Read(reply) => Outgoing::new("read", &()).answering(reply),
             Self::Rotate(actor, reply) => {
@@ -50,9 +78,9 @@ impl Remote for VaultMessage {
     fn unpack(incoming: &mut Incoming) -> Result<Self, WireError> {
         match incoming.verb() {
             "set" => {
-                let Authored { what: Told { name, value: InTheClear(value) }, actor } =
-                    incoming.body()?;
-                Ok(Self::Set(NewSecret { name, value, actor }, incoming.reply()?))
+                let Authored { what, actor } = incoming.body()?;
+                let Told { name, value: InTheClear(value), release } = what;
+                Ok(Self::Set(NewSecret { name, value, release, actor }, incoming.reply()?))
             }
             "delete" => {
                 let Authored { what, actor } = incoming.body()?;
@@ -63,6 +91,17 @@ impl Remote for VaultMessage {
                 let reply = incoming.reply::<Result<InTheClear, SecretError>>()?;
                 let opened = |opened: Result<SecretValue, SecretError>| opened.map(InTheClear);
                 Ok(Self::Open(name, reply.map(opened)))
+            }
+            "release" => {
+                let request = incoming.body()?;
+                let reply = incoming.reply::<Result<ReleasedInTheClear, ReleaseError>>()?;
+                let released =
+                    |released: Result<Released, ReleaseError>| released.map(ReleasedInTheClear::of);
+                Ok(Self::Release(request, reply.map(released)))
+            }
+            "withdraw" => {
+                let Authored { what, actor } = incoming.body()?;
+                Ok(Self::Withdraw(what, actor, incoming.reply()?))
             }
             "read" => Ok(Self::Read(incoming.reply()?)),
             "rotate" => {
@@ -80,12 +119,29 @@ impl Remote for VaultMessage {
 
     fn fail(self, fault: Fault) {
         match self {
-            Self::Set(_, reply) | Self::Delete(_, _, reply) => reply.send(Err(fault)),
+            Self::Set(_, reply) | Self::Delete(_, _, reply) | Self::Withdraw(_, _, reply) => {
+                reply.send(Err(fault));
+            }
+            Self::Release(_, reply) => reply.send(Err(fault)),
             Self::Open(_, reply) => reply.send(Err(fault)),
             Self::Read(reply) => reply.send(Err(fault)),
             Self::Rotate(_, reply) | Self::RotateMaster(_, reply) => reply.send(Err(fault)),
             Self::Tend | Self::Step => {}
         }
+    }
+}
+
+// === impl ReleasedInTheClear ===
+
+impl ReleasedInTheClear {
+    fn of(released: Released) -> Self {
+        let Released { value, version, keep_for } = released;
+        Self { value: InTheClear(value), version, keep_for }
+    }
+
+    fn into_released(self) -> Released {
+        let Self { value: InTheClear(value), version, keep_for } = self;
+        Released { value, version, keep_for }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The canonical encoding, written straight into the caller's buffer: it runs once per decision.
 
-use aa_protocol::{ApprovalTerms, BudgetStanding, Decision, Finding, NanoUsd, Reason};
+use aa_protocol::{
+    ApprovalTerms, BudgetStanding, Decision, Finding, NanoUsd, Reason,
+    action::{MAX_FINISH_REASON_CHARS, MAX_PROVIDER_ID_CHARS},
+};
 
 use super::{
     ChainHead, Draft, PolicyRef, RenderedDecision, Stream,
@@ -10,7 +13,7 @@ use crate::{
     ActionSummary, Hash, MacKey,
     format::{MAX_DETAIL_KEY, MAX_ENTRY_BYTES},
     hash::write_hex,
-    summary::MAX_NAME_CHARS,
+    summary::{MAX_NAME_CHARS, ObservedSummary},
 };
 
 const MAX_ITEMS: usize = 64;
@@ -80,6 +83,11 @@ fn seal_line(
     if let Some(trace) = draft.trace {
         line.raw(b",\"trace\":\"");
         write_hex(&trace, line.out);
+        line.raw(b"\"");
+    }
+    if let Some(span) = draft.parent_span {
+        line.raw(b",\"parent_span\":\"");
+        write_hex(&span, line.out);
         line.raw(b"\"");
     }
     line.detail(draft.detail);
@@ -167,6 +175,23 @@ impl LineWriter<'_> {
         self.optional_number(b",\"content_bytes\":", action.content_bytes);
         self.optional_number(b",\"input_tokens\":", action.input_tokens);
         self.optional_number(b",\"output_tokens\":", action.output_tokens);
+        if let Some(observed) = &action.observed {
+            self.observed(observed);
+        }
+        self.raw(b"}");
+    }
+
+    fn observed(&mut self, observed: &ObservedSummary<'_>) {
+        self.raw(b",\"observed\":{\"latency_us\":");
+        self.number(observed.latency_us);
+        self.optional_number(b",\"first_token_us\":", observed.first_token_us);
+        self.optional_number(b",\"status\":", observed.status.map(u64::from));
+        let finish_reason = observed.finish_reason.as_deref();
+        self.optional_text(b",\"finish_reason\":", finish_reason, MAX_FINISH_REASON_CHARS);
+        let conversation = observed.conversation.as_deref();
+        self.optional_text(b",\"conversation\":", conversation, MAX_PROVIDER_ID_CHARS);
+        let response_id = observed.response_id.as_deref();
+        self.optional_text(b",\"response_id\":", response_id, MAX_PROVIDER_ID_CHARS);
         self.raw(b"}");
     }
 

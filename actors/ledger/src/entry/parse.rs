@@ -37,6 +37,7 @@ struct Line {
     policies: Vec<PolicyRef>,
     latency_us: Option<u64>,
     trace: Option<Trace>,
+    parent_span: Option<ParentSpan>,
     #[serde(default)]
     detail: BTreeMap<String, String>,
     #[serde(default)]
@@ -46,6 +47,8 @@ struct Line {
 }
 
 struct Trace([u8; 16]);
+
+struct ParentSpan([u8; 8]);
 
 // === impl Entry ===
 
@@ -85,6 +88,7 @@ impl Entry {
             policies: line.policies,
             latency_us: line.latency_us,
             trace: line.trace.map(|Trace(id)| id),
+            parent_span: line.parent_span.map(|ParentSpan(id)| id),
             detail: line.detail,
             cut: line.cut,
             prev: line.prev,
@@ -108,5 +112,15 @@ impl<'de> Deserialize<'de> for Trace {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         read_hex(&text).map(Self).ok_or_else(|| D::Error::custom("`trace` is not 32 hex digits"))
+    }
+}
+
+// === impl ParentSpan ===
+
+impl<'de> Deserialize<'de> for ParentSpan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let span = read_hex(&text).map(Self);
+        span.ok_or_else(|| D::Error::custom("`parent_span` is not 16 hex digits"))
     }
 }

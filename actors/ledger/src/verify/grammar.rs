@@ -60,7 +60,7 @@ const fn head(key: &str) -> (u64, u64) {
     (word, mask)
 }
 
-static ENTRY: [Member; 20] = [
+static ENTRY: [Member; 21] = [
     must!("v", Shape::Number),
     must!("id", Shape::Text),
     must!("workspace", Shape::Text),
@@ -77,6 +77,7 @@ static ENTRY: [Member; 20] = [
     may!("policies", Shape::List(&Shape::Object(&POLICY))),
     may!("latency_us", Shape::Number),
     may!("trace", Shape::Text),
+    may!("parent_span", Shape::Text),
     may!("detail", Shape::Detail),
     may!("cut", Shape::True),
     must!("prev", Shape::Text),
@@ -90,10 +91,10 @@ const SEQ: usize = 4;
 const TIME: usize = 5;
 const KIND: usize = 6;
 const VERDICT: usize = 9;
-const PREV: usize = 18;
-const MAC: usize = 19;
+const PREV: usize = 19;
+const MAC: usize = 20;
 
-static ACTION: [Member; 17] = [
+static ACTION: [Member; 18] = [
     must!("id", Shape::Text),
     must!("kind", Shape::Text),
     may!("tool", Shape::Text),
@@ -111,6 +112,16 @@ static ACTION: [Member; 17] = [
     may!("content_bytes", Shape::Number),
     may!("input_tokens", Shape::Number),
     may!("output_tokens", Shape::Number),
+    may!("observed", Shape::Object(&OBSERVED)),
+];
+
+static OBSERVED: [Member; 6] = [
+    must!("latency_us", Shape::Number),
+    may!("first_token_us", Shape::Number),
+    may!("status", Shape::Number),
+    may!("finish_reason", Shape::Text),
+    may!("conversation", Shape::Text),
+    may!("response_id", Shape::Text),
 ];
 
 static REASON: [Member; 9] = [

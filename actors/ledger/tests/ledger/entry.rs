@@ -1,8 +1,8 @@
 //! The canonical entry.
 
 use aa_ledger::{
-    ActionSummary, ChainHead, Draft, Entry, EntryError, Hash, Kind, MacKey, PolicyRef,
-    RenderedDecision, Stream, seal, seal_rendered,
+    ActionSummary, ChainHead, Draft, Entry, EntryError, Hash, Kind, MacKey, ObservedSummary,
+    PolicyRef, RenderedDecision, Stream, seal, seal_rendered,
 };
 use aa_protocol::{
     ActionId, ActionKind, ApprovalTerms, Decision, EventId, Finding, Reason, ReasonCode, Timestamp,
@@ -46,6 +46,22 @@ fn full_action() -> ActionSummary<'static> {
     action
 }
 
+fn observed_action() -> ActionSummary<'static> {
+    let mut action = ActionSummary::bare(ActionId::from_bytes([0x22; 16]), ActionKind::LlmResult);
+    action.model = Some("gpt-4o".into());
+    action.content_bytes = Some(42);
+    (action.input_tokens, action.output_tokens) = (Some(9), Some(5));
+    action.observed = Some(Box::new(ObservedSummary {
+        latency_us: 1_234_567,
+        first_token_us: Some(345_678),
+        status: Some(200),
+        finish_reason: Some("tool_calls".into()),
+        conversation: Some("conv_\"1\"".into()),
+        response_id: Some("resp_1=2".into()),
+    }));
+    action
+}
+
 #[test]
 fn entries_are_the_golden_lines() {
     let (decision, action) = (full_decision(), full_action());
@@ -67,7 +83,16 @@ fn entries_are_the_golden_lines() {
     };
     seal(&full, &mut head, &key(), &mut out);
     out.push(b'\n');
-    assert_eq!(head.sequence, 2);
+    let action = observed_action();
+    let observed = Draft {
+        action: Some(&action),
+        trace: Some(*b"0123456789abcdef"),
+        parent_span: Some(*b"01234567"),
+        ..draft(agent(1), Kind::Decision)
+    };
+    seal(&observed, &mut head, &key(), &mut out);
+    out.push(b'\n');
+    assert_eq!(head.sequence, 3);
     let golden = include_str!("../golden/entries.jsonl");
     assert_eq!(String::from_utf8(out).unwrap(), golden);
 }
@@ -83,8 +108,16 @@ fn golden_lines_read_back_with_all_they_hold() {
     assert_eq!(entry.trace, Some(*b"0123456789abcdef"));
     assert_eq!(entry.detail["b"], "tab\tline\nreturn\rbell\u{7}\u{7f}");
     assert_eq!(entry.mac_key, "k1");
+    assert_eq!(entry.parent_span, None);
     assert!(!entry.cut);
     assert!(key().authenticates(line.as_bytes()));
+
+    let line = include_str!("../golden/entries.jsonl").lines().nth(2).unwrap();
+    let entry = Entry::parse(line.as_bytes()).unwrap();
+    assert_eq!(entry.action, Some(observed_action()));
+    assert_eq!(entry.parent_span, Some(*b"01234567"));
+    let misspelt = line.replace("3031323334353637\"", "303132333435363\"");
+    assert!(Entry::parse(misspelt.as_bytes()).is_err());
 }
 
 #[test]
@@ -146,6 +179,14 @@ fn a_draft_past_every_bound_is_cut_marked_and_stays_readable() {
     let name = || Some(worst.clone().into());
     (action.tool, action.model, action.host) = (name(), name(), name());
     (action.path, action.program, action.child) = (name(), name(), name());
+    action.observed = Some(Box::new(ObservedSummary {
+        latency_us: u64::MAX,
+        first_token_us: Some(u64::MAX),
+        status: Some(u16::MAX),
+        finish_reason: name(),
+        conversation: name(),
+        response_id: name(),
+    }));
     let policies = vec![PolicyRef { name: worst.clone(), revision: u64::MAX }; 100];
     let keys: Vec<_> = (0..100).map(|number| format!("key{number}")).collect();
     let detail: Vec<_> = keys.iter().map(|key| (key.as_str(), worst.as_str())).collect();
@@ -155,6 +196,7 @@ fn a_draft_past_every_bound_is_cut_marked_and_stays_readable() {
         decision: Some(&decision),
         policies: &policies,
         detail: &detail,
+        parent_span: Some([0xff; 8]),
         ..draft(agent(1), Kind::Decision)
     };
     let mut line = Vec::new();

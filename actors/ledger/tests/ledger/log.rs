@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, convert::Infallible, io::Cursor};
 
 use aa_ledger::{
     ActionSummary, ChainHead, Checkpoint, Draft, Export, ExportWriter, Hash, Keys, Kind, LogKey,
-    MacKey, PinnedCheckpoint, PolicyRef, Report, Stream, TileId, TileReader, TileTree, TreeEdge,
-    Unreadable, seal, verify,
+    MacKey, ObservedSummary, PinnedCheckpoint, PolicyRef, Report, Stream, TileId, TileReader,
+    TileTree, TreeEdge, Unreadable, seal, verify,
 };
 use aa_protocol::{
     ActionId, ActionKind, AgentId, Decision, EventId, Reason, ReasonCode, Timestamp, Verdict,
@@ -101,19 +101,46 @@ impl Log {
     }
 
     pub(crate) fn append(&mut self, stream: Stream, kind: Kind, decision: Option<&Decision>) {
-        let number = self.lines.len() as u128;
-        let mut action =
-            ActionSummary::bare(ActionId::from_bytes(number.to_be_bytes()), ActionKind::ToolCall);
+        let mut action = self.action(ActionKind::ToolCall);
         action.tool = Some("bash".into());
         action.args_bytes = Some(123);
+        self.append_action(stream, kind, decision, &action, None);
+    }
+
+    /// The result of a model call, with what was seen of it and the span that it is a child of.
+    pub(crate) fn observe(&mut self) {
+        let mut action = self.action(ActionKind::LlmResult);
+        action.observed = Some(Box::new(ObservedSummary {
+            latency_us: 9,
+            finish_reason: Some("stop".into()),
+            ..ObservedSummary::default()
+        }));
+        self.append_action(agent(0), Kind::Decision, Some(&denial()), &action, Some([0xcd; 8]));
+    }
+
+    fn action(&self, kind: ActionKind) -> ActionSummary<'static> {
+        let number = self.lines.len() as u128;
+        ActionSummary::bare(ActionId::from_bytes(number.to_be_bytes()), kind)
+    }
+
+    fn append_action(
+        &mut self,
+        stream: Stream,
+        kind: Kind,
+        decision: Option<&Decision>,
+        action: &ActionSummary<'_>,
+        parent_span: Option<[u8; 8]>,
+    ) {
+        let number = self.lines.len() as u128;
         let time = Timestamp::from_micros(self.now);
         let event = EventId::from_parts(time.unix_millis(), number);
         let draft = Draft {
-            action: decision.map(|_| &action),
+            action: decision.map(|_| action),
             decision,
             policies: &[PolicyRef { name: "shell".into(), revision: 3 }],
             latency_us: Some(12),
             trace: Some([0xab; 16]),
+            parent_span,
             detail: &[("note", "a \"quoted\" word")],
             ..Draft::new(event, self.workspace, stream, time, kind)
         };

@@ -47,6 +47,29 @@ fn a_mac_key_without_its_secret_is_checked_by_id_and_time_and_that_is_said() {
     assert!(report.warnings[0].contains("MACs of 5 entries were not checked"), "{report}");
 }
 
+/// The members came later than the format: entries with and without them are in one log.
+#[test]
+fn what_was_seen_of_calls_verifies_beside_entries_from_before() {
+    let mut log = Log::with_decisions(3);
+    log.observe();
+    log.decide(2);
+    let report = check(&[&log.export()], Some(&log.keys("", "")), None).unwrap();
+    assert!(report.intact, "{report}");
+    assert_eq!(report.exports[0].macs_checked, 8);
+    let text = String::from_utf8(log.lines[5].clone()).unwrap();
+    for (member, altered) in [
+        ("\"latency_us\":9,", "\"latency_us\":8,"),
+        ("\"finish_reason\":\"stop\"", "\"finish_reason\":\"sto\""),
+        ("\"parent_span\":\"cd", "\"parent_span\":\"ce"),
+    ] {
+        let mut falsified = log.export();
+        let forged = text.replacen(member, altered, 1);
+        assert_ne!(forged, text);
+        falsified = String::from_utf8(falsified).unwrap().replace(&text, &forged).into_bytes();
+        assert!(!check(&[&falsified], None, None).unwrap().intact, "{altered}");
+    }
+}
+
 #[test]
 fn an_empty_log_is_intact() {
     let report = check(&[&Log::new(0).export()], None, None).unwrap();

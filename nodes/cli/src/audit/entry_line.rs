@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aa_ledger::{Entry, Kind, Stream};
+use aa_ledger::{Entry, Kind, ObservedSummary, Stream, UNSEEN};
 use aa_protocol::{Reason, Verdict};
 
 use super::{alert_line, approval_line, budget_line, secret_line};
@@ -44,6 +44,7 @@ impl EntryLines {
             Some(Verdict::RequireApproval) => ("approve?", Style::Warning),
             Some(Verdict::Deny) => ("deny", Style::Bad),
             None if entry.kind == Kind::Refusal => (entry.kind.as_str(), Style::Bad),
+            None if entry.outcome() == Some(UNSEEN) => (UNSEEN, Style::Warning),
             None => (entry.kind.as_str(), Style::Quiet),
         };
         let label = format!("{label:<12}");
@@ -54,6 +55,9 @@ impl EntryLines {
             if let Some(target) = action.target() {
                 text += &format!(" {}", printable(target));
             }
+            if let Some(observed) = &action.observed {
+                text += &format!("  {}", printable(&seen(observed)));
+            }
         }
         if let Some(actor) = &entry.actor {
             text += &format!("  by {}", printable(actor));
@@ -61,7 +65,7 @@ impl EntryLines {
         let event = budget_line::describe(entry, |id| self.name(id));
         let event = event
             .or_else(|| approval_line::describe(entry))
-            .or_else(|| secret_line::describe(entry))
+            .or_else(|| secret_line::describe(entry, |id| self.name(id)))
             .or_else(|| alert_line::describe(entry));
         if let Some(event) = event {
             return format!("{text}  {}", printable(&event));
@@ -99,6 +103,20 @@ impl EntryLines {
     }
 }
 
+/// How a model call went: `200 in 1.234 s, first token after 0.045 s, stop`. The provider's ids are for programs.
+fn seen(observed: &ObservedSummary<'_>) -> String {
+    let seconds = |us: u64| format!("{}.{:03} s", us / 1_000_000, us / 1_000 % 1_000);
+    let mut text = observed.status.map(|status| format!("{status} ")).unwrap_or_default();
+    text += &format!("in {}", seconds(observed.latency_us));
+    if let Some(first) = observed.first_token_us {
+        text += &format!(", first token after {}", seconds(first));
+    }
+    if let Some(reason) = &observed.finish_reason {
+        text += &format!(", {reason}");
+    }
+    text
+}
+
 fn place(reason: &Reason) -> String {
     match (&reason.policy, reason.line) {
         (Some(policy), Some(line)) => format!(" ({}:{line})", printable(policy)),
@@ -109,6 +127,9 @@ fn place(reason: &Reason) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aa_ledger::{ActionSummary, ChainHead, Draft, MacKey, seal};
+    use aa_protocol::{ActionId, ActionKind, AgentId, Timestamp};
+
     use super::*;
 
     /// A line of the ledger's golden file.
@@ -125,6 +146,42 @@ mod tests {
              b=tab\u{fffd}line\u{fffd}return\u{fffd}bell\u{fffd}\u{fffd}  \
              the tool `bash` is not allowed (shell:9)"
         );
+    }
+
+    #[test]
+    fn what_nobody_looked_at_is_called_unseen() {
+        let id = ActionId::from_bytes([1; 16]);
+        let mut action = ActionSummary::bare(id, ActionKind::NetworkConnect);
+        action.host = Some("bank.example".into());
+        let workspace = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890".parse().unwrap();
+        let event = "evt_01m82gee73000000000000001a".parse().unwrap();
+        let (stream, time) =
+            (Stream::Agent(AgentId::of_name(workspace, "a")), Timestamp::default());
+        let draft = Draft {
+            action: Some(&action),
+            detail: &[("duration_us", "9"), ("outcome", "unseen")],
+            ..Draft::new(event, workspace, stream, time, Kind::Event)
+        };
+        let mut line = Vec::new();
+        let key = MacKey::new("k1", &[7; 32]).unwrap();
+        seal(&draft, &mut ChainHead::default(), &key, &mut line);
+        let shown = EntryLines::new(HashMap::new(), false);
+        let shown = shown.render(std::str::from_utf8(&line).unwrap());
+        assert!(shown.contains("  unseen        network_connect bank.example"), "{shown}");
+    }
+
+    #[test]
+    fn how_a_model_call_went_is_said_in_words() {
+        let bare = ObservedSummary { latency_us: 2_000_999, ..ObservedSummary::default() };
+        assert_eq!(seen(&bare), "in 2.000 s");
+        let full = ObservedSummary {
+            latency_us: 1_234_567,
+            first_token_us: Some(45_678),
+            status: Some(200),
+            finish_reason: Some("stop".into()),
+            ..bare
+        };
+        assert_eq!(seen(&full), "200 in 1.234 s, first token after 0.045 s, stop");
     }
 
     #[test]

@@ -53,6 +53,22 @@ fn a_secret_is_set_listed_rotated_and_deleted_without_a_restart_and_never_shown(
     let said = up.run(&["secret", "set", "tls/client-key", "--file", text(&file)]).exits(0).out;
     assert_eq!(said, "set the secret tls/client-key, version 2\n");
 
+    let released = ["--release-to", "api.openai.com", "--release-to", "*.azure.example"];
+    let mut command = aasm();
+    command.env("AASM_DATA", up.data()).args(["secret", "set", "OPENAI_API_KEY"]).args(released);
+    let said = run_with_input(&mut command, MARKER.as_bytes()).exits(0).out;
+    let hosts = "*.azure.example, api.openai.com";
+    assert_eq!(said, format!("set the secret OPENAI_API_KEY, version 1, released to {hosts}\n"));
+    let list = up.run(&["secret", "list"]).exits(0).out;
+    assert!(list.contains(hosts), "{list}");
+    let said = up.run(&["secret", "withdraw", "OPENAI_API_KEY"]).exits(0).out;
+    assert_eq!(said, "the secret OPENAI_API_KEY is released to no host\n");
+    let told = up.run(&["audit", "query", "--kind", "secret"]).exits(0).out;
+    assert!(told.contains(&format!("secret OPENAI_API_KEY set, version 1, released to {hosts}")));
+    assert!(told.contains("secret OPENAI_API_KEY released to no host any more"), "{told}");
+    let key = up.run(&["key", "create", "sidecar", "--role", "proxy"]).exits(0).out;
+    assert!(key.starts_with("aak_"));
+
     let list = up.run(&["secret", "list"]).exits(0).out;
     assert!(list.starts_with("NAME            VERSION  SET"), "{list}");
     assert!(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aa_governance::{
     agent::{AgentKeyId, SessionId},
     api_key::ApiKey,
-    permission::{Permit, RegisterAgents},
+    permission::{Operation, Permit, RegisterAgents},
 };
 use aa_protocol::{
     AgentFacts, AgentId, GovernanceLevel, WorkspaceId,
@@ -29,7 +29,8 @@ impl Gateway {
         &self,
         request: Request<v1::BeginRegistrationRequest>,
     ) -> Result<v1::BeginRegistrationResponse, Status> {
-        let permit = self.registrar(request.metadata(), &request.get_ref().workspace_id).await?;
+        let workspace = &request.get_ref().workspace_id;
+        let permit: Permit<RegisterAgents> = self.permit(request.metadata(), workspace).await?;
         let (now, entropy) = (self.inner.clock.now(), &*self.inner.entropy);
         let nonce = self.inner.nonces.issue(permit.workspace(), now, entropy);
         Ok(v1::BeginRegistrationResponse { nonce: nonce.to_vec().into() })
@@ -39,7 +40,8 @@ impl Gateway {
         &self,
         request: Request<v1::RegisterAgentRequest>,
     ) -> Result<v1::AgentToken, Status> {
-        let permit = self.registrar(request.metadata(), &request.get_ref().workspace_id).await?;
+        let workspace = &request.get_ref().workspace_id;
+        let permit: Permit<RegisterAgents> = self.permit(request.metadata(), workspace).await?;
         let message = request.into_inner();
         let facts = facts(permit.workspace(), &message)?;
         let id = AgentKeyId { workspace: permit.workspace(), agent: facts.id };
@@ -65,12 +67,12 @@ impl Gateway {
         v1::AgentToken { agent_id: id.agent.to_string(), token, expires_at_unix_seconds: expires }
     }
 
-    /// Leave to register in the workspace that the request names.
-    async fn registrar(
+    /// Leave for an operation in the workspace that the request names, by the API key that comes with it.
+    pub(super) async fn permit<O: Operation>(
         &self,
         metadata: &MetadataMap,
         workspace: &str,
-    ) -> Result<Permit<RegisterAgents>, Status> {
+    ) -> Result<Permit<O>, Status> {
         let workspace: WorkspaceId = workspace
             .parse()
             .map_err(|error| Status::invalid_argument(format!("`workspace_id`: {error}")))?;

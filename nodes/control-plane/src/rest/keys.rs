@@ -21,7 +21,7 @@ pub struct Key {
     pub id: String,
     /// What it is for, in its maker's words.
     pub name: String,
-    /// What it may do: `agent`, `owner`, `admin`, `developer` or `viewer`.
+    /// What it may do: `agent`, `proxy`, `owner`, `admin`, `developer` or `viewer`.
     pub role: String,
     /// When it was made, RFC 3339.
     pub created_at: String,
@@ -44,7 +44,7 @@ pub struct KeyList {
 pub struct CreateKeyRequest {
     /// What it is for: 1 to 100 characters.
     pub name: String,
-    /// What it may do: `agent`, `owner`, `admin`, `developer` or `viewer`.
+    /// What it may do: `agent`, `proxy`, `owner`, `admin`, `developer` or `viewer`.
     pub role: String,
 }
 

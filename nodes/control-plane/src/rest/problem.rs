@@ -420,6 +420,8 @@ impl From<GovernanceError> for Problem {
             }
             GovernanceError::Alert(error) => error.into(),
             GovernanceError::Secret(error) => error.into(),
+            // Only the gateway releases secrets.
+            GovernanceError::Release(error) => Self::internal(&error),
             GovernanceError::Checkpoint(error) => error.into(),
             GovernanceError::Cluster(error) => error.into(),
             GovernanceError::Backup(BackupError::Busy) => {

@@ -1,16 +1,21 @@
-//! Secrets: which there are, setting and deleting them, and rotating the keys they are kept under. There is no way to
-//! read one back.
+//! Secrets: which there are, where proxies may send them, setting and deleting them, and rotating the keys they are kept
+//! under. There is no way to read one back here.
 
 use std::sync::Arc;
 
 use aa_governance::{
     permission::{ManageSecrets, ReadSecrets},
+    release::Release,
     secret_record::{DataKeyStatus, SecretStatus, VaultStatus},
 };
+use aa_protocol::{AgentId, IdError};
 use aa_vault::{SecretName, SecretNameError};
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     ApiState,
@@ -30,10 +35,36 @@ pub struct Secret {
     pub key: String,
     /// When the name was first used, RFC 3339.
     pub created_at: String,
-    /// When the value was set, RFC 3339.
+    /// When it was last set, RFC 3339.
     pub updated_at: String,
-    /// Who set it: `key:<id>`.
+    /// Who did: `key:<id>`.
     pub updated_by: String,
+    /// Where proxies may send it; absent when nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<SecretRelease>,
+}
+
+/// Where proxies may send a secret, in the place of the placeholder that an agent holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretRelease {
+    /// Hosts, and `*.` before a suffix for all hosts below it.
+    pub hosts: Vec<String>,
+    /// The ids of the agents it is released for, beside those of the teams.
+    pub agents: Vec<String>,
+    /// The teams whose agents it is released for. With neither agents nor teams it is for every agent.
+    pub teams: Vec<String>,
+}
+
+/// Where proxies may send a secret from now on. Without any, that stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReleaseParams {
+    /// A host, or `*.` and a suffix for all hosts below it. May be repeated.
+    pub release_to: Vec<String>,
+    /// The id of an agent, to release it for named agents and teams only. May be repeated.
+    pub release_agent: Vec<String>,
+    /// A team, likewise.
+    pub release_team: Vec<String>,
 }
 
 /// A data key.
@@ -90,11 +121,12 @@ pub(crate) async fn list_secrets(
     Ok(Json(state.governance.secrets(&permit).await?.into()))
 }
 
-/// Keeps a secret, in the place of the one there was. Setting the value it has changes nothing.
+/// Keeps a secret, in the place of the one there was. Setting the value it has changes at most where proxies may send it:
+/// that is set together with the value only, so nobody has a secret sent away that they do not know.
 #[utoipa::path(
     put, path = "/secrets/{name}", tag = "secrets", operation_id = "set_secret",
     security(("api_key" = [])),
-    params(("name" = String, Path, description = "The secret, percent-encoded")),
+    params(("name" = String, Path, description = "The secret, percent-encoded"), ReleaseParams),
     request_body(content = Vec<u8>, content_type = "application/octet-stream",
         description = "The secret itself, 1 to 65,536 bytes"),
     responses(
@@ -107,10 +139,32 @@ pub(crate) async fn set_secret(
     Authorized(permit): Authorized<ManageSecrets>,
     State(state): State<Arc<ApiState>>,
     PathPart(name): PathPart<String>,
+    RawQuery(query): RawQuery,
     SecretBody(value): SecretBody,
 ) -> Result<Json<Secret>, Problem> {
     let name = parse_name(&name)?;
-    Ok(Json(state.governance.set_secret(&permit, name, value).await?.into()))
+    let release = ReleaseParams::parse(query.as_deref().unwrap_or_default())?.into_release()?;
+    Ok(Json(state.governance.set_secret(&permit, name, value, release).await?.into()))
+}
+
+/// Lets no proxy send a secret anywhere any more.
+#[utoipa::path(
+    delete, path = "/secrets/{name}/release", tag = "secrets", operation_id = "withdraw_secret",
+    security(("api_key" = [])),
+    params(("name" = String, Path, description = "The secret, percent-encoded")),
+    responses(
+        (status = 200, description = "It is released to no host", body = Secret),
+        (status = "4XX", description = "Refused", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn withdraw_secret(
+    Authorized(permit): Authorized<ManageSecrets>,
+    State(state): State<Arc<ApiState>>,
+    PathPart(name): PathPart<String>,
+) -> Result<Json<Secret>, Problem> {
+    let name = parse_name(&name)?;
+    Ok(Json(state.governance.withdraw_secret(&permit, name).await?.into()))
 }
 
 /// Forgets a secret.
@@ -176,7 +230,8 @@ fn parse_name(text: &str) -> Result<SecretName, Problem> {
 
 impl From<SecretStatus> for Secret {
     fn from(status: SecretStatus) -> Self {
-        let SecretStatus { name, version, key, created_at, updated_at, updated_by } = status;
+        let SecretStatus { name, version, key, created_at, updated_at, updated_by, release } =
+            status;
         Self {
             name: name.to_string(),
             version,
@@ -184,7 +239,55 @@ impl From<SecretStatus> for Secret {
             created_at: created_at.to_string(),
             updated_at: updated_at.to_string(),
             updated_by,
+            release: release.as_ref().map(Into::into),
         }
+    }
+}
+
+// === impl SecretRelease ===
+
+impl From<&Release> for SecretRelease {
+    fn from(release: &Release) -> Self {
+        Self {
+            hosts: release.hosts().map(str::to_owned).collect(),
+            agents: release.agents().map(|agent| agent.to_string()).collect(),
+            teams: release.teams().map(str::to_owned).collect(),
+        }
+    }
+}
+
+// === impl ReleaseParams ===
+
+impl ReleaseParams {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let mut params = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let listed = match &*name {
+                "release_to" => &mut params.release_to,
+                "release_agent" => &mut params.release_agent,
+                "release_team" => &mut params.release_team,
+                _ => {
+                    let known = "release_to, release_agent and release_team";
+                    return Err(invalid(format!("unknown parameter; there are {known}")));
+                }
+            };
+            listed.push(value.into_owned());
+        }
+        Ok(params)
+    }
+
+    fn into_release(self) -> Result<Option<Release>, Problem> {
+        if self == Self::default() {
+            return Ok(None);
+        }
+        let agents: Vec<AgentId> = self
+            .release_agent
+            .iter()
+            .map(|agent| agent.parse())
+            .collect::<Result<_, _>>()
+            .map_err(|error: IdError| invalid(format!("`release_agent`: {error}")))?;
+        let release = Release::new(&self.release_to, &agents, &self.release_team);
+        release.map(Some).map_err(|error| invalid(error.to_string()))
     }
 }
 

@@ -34,6 +34,7 @@ use tonic::{
 pub(crate) const WORKSPACE: &str = "ws-a1b2c3d4-e5f6-7890-abcd-ef1234567890";
 pub(crate) const API_KEY: &str = "test-key";
 pub(crate) const AGENT: &str = "research";
+pub(crate) const SECRET: &str = "sk-marker-31";
 
 /// What the gateway does with one check.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +67,9 @@ pub(crate) struct Seen {
     pub(crate) events: Vec<v1::Event>,
     pub(crate) refuse_registration: Option<tonic::Code>,
     pub(crate) refuse_session: Option<tonic::Code>,
+    pub(crate) releases: Vec<v1::ReleaseSecretRequest>,
+    /// How requests for secrets are refused, before they are answered.
+    pub(crate) refuse_releases: VecDeque<Status>,
     /// Whether tokens are good only once somebody has registered here.
     pub(crate) knows_own_tokens_only: bool,
     pub(crate) token_seconds: i64,
@@ -106,6 +110,8 @@ impl Scripted {
                 events: Vec::new(),
                 refuse_registration: None,
                 refuse_session: None,
+                releases: Vec::new(),
+                refuse_releases: VecDeque::new(),
                 knows_own_tokens_only: false,
                 token_seconds: 3600,
             })),
@@ -221,6 +227,23 @@ impl Gateway for Scripted {
         seen.token_seconds = 3600;
         drop(seen);
         Ok(Response::new(self.token()))
+    }
+
+    async fn release_secret(
+        &self,
+        request: Request<v1::ReleaseSecretRequest>,
+    ) -> Result<Response<v1::ReleaseSecretResponse>, Status> {
+        assert_eq!(credential(&request), API_KEY);
+        let mut seen = self.seen();
+        seen.releases.push(request.into_inner());
+        match seen.refuse_releases.pop_front() {
+            Some(refused) => Err(refused),
+            None => Ok(Response::new(v1::ReleaseSecretResponse::new(
+                SECRET.as_bytes(),
+                3,
+                std::time::Duration::from_secs(3_600),
+            ))),
+        }
     }
 
     async fn check_policy(&self, _: Request<v1::Action>) -> Result<Response<v1::Decision>, Status> {

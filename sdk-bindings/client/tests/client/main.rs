@@ -4,6 +4,7 @@
 
 mod failover;
 mod gateway;
+mod releases;
 
 use std::{future::Future, time::Duration};
 
@@ -275,6 +276,7 @@ async fn an_outcome_recorded_later_survives_a_broken_stream() {
         action: (&tool_call("search")).into(),
         action_id,
         trace_id: None,
+        parent_span: None,
         outcome: Outcome::Error,
         duration: Duration::from_micros(1500),
         occurred_at: None,

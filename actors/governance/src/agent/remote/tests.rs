@@ -3,7 +3,7 @@
 use aa_budget::{Amount, Period};
 use aa_protocol::{
     Action, ActionId, AgentFacts, ApprovalId, ApprovalTerms, BudgetStanding, CallEnd, Decision,
-    EventId, Finding, GovernanceLevel, NanoUsd, Reason, ReasonCode, Usage, Verdict,
+    EventId, Finding, GovernanceLevel, NanoUsd, Observed, Reason, ReasonCode, Usage, Verdict,
 };
 use aa_runtime::Reply;
 use serde_json::json;
@@ -35,6 +35,14 @@ fn actions() -> Vec<Action> {
     let json = json!({"deep": [{"er": [null, true, -1, u64::MAX, 1.5e300, "ü\n\u{0}"]}], "": {}});
     let args = json.as_object().unwrap().clone();
     let text = |text: &str| text.to_owned();
+    let observed = Observed {
+        latency_us: u64::MAX,
+        first_token_us: Some(0),
+        status: Some(200),
+        finish_reason: Some(text("stop")),
+        conversation: None,
+        response_id: Some(text("resp_1")),
+    };
     vec![
         Action::ToolCall { tool: text("bash"), args },
         Action::ToolResult { tool: text("bash"), content: json.clone() },
@@ -51,6 +59,7 @@ fn actions() -> Vec<Action> {
             usage: Some(usage),
             call: Some(call),
             end: CallEnd::CutOff,
+            observed: Some(Box::new(observed)),
         },
         Action::NetworkConnect { host: text("h"), port: 65_535 },
         Action::NetworkListen { port: 0 },
@@ -69,6 +78,7 @@ fn requests() -> Vec<Request> {
         }
         Request {
             trace: Some([number; 16]),
+            parent_span: Some([number; 8]),
             approval: Some(ApprovalId::of_action(agent(), plain.id)),
             session: Some(SessionId(u64::MAX)),
             context: Some("because".to_owned()),
@@ -165,6 +175,7 @@ fn report(action: Action, outcome: ReportOutcome) -> Report {
     Report {
         id: ActionId::from_bytes([3; 16]),
         trace: Some([255; 16]),
+        parent_span: Some([255; 8]),
         action,
         outcome,
         duration_us: 5,
@@ -190,6 +201,7 @@ async fn what_an_agent_is_asked_and_answers_crosses_between_nodes() {
         ReportOutcome::Error,
         ReportOutcome::Cancelled,
         ReportOutcome::Ungoverned,
+        ReportOutcome::Unseen,
     ];
     for (action, outcome) in actions().into_iter().zip(outcomes) {
         crossing

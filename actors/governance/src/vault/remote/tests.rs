@@ -5,7 +5,8 @@ use aa_vault::rotation::RotationProgress;
 
 use super::*;
 use crate::{
-    crossing::{Crossing, NOW, reply_of},
+    crossing::{Crossing, NOW, agent, reply_of},
+    release::{KEEP_FOR, ReleaseRequest, Standing},
     secret_record::{DataKeyStatus, SecretStatus, VaultStatus},
 };
 
@@ -30,6 +31,26 @@ fn status() -> SecretStatus {
         created_at: NOW,
         updated_at: NOW,
         updated_by: actor(),
+        release: Some(release()),
+    }
+}
+
+fn release() -> Release {
+    let agent = agent();
+    Release::new(&["api.openai.com", "*.openai.azure.com"], &[agent], &["platform"]).unwrap()
+}
+
+fn new() -> NewSecret {
+    NewSecret { name: name(), value: value(), release: Some(release()), actor: actor() }
+}
+
+fn asked(standing: Standing) -> ReleaseRequest {
+    ReleaseRequest {
+        agent: agent(),
+        standing,
+        secret: name(),
+        host: "api.openai.com".to_owned(),
+        actor: actor(),
     }
 }
 
@@ -66,9 +87,7 @@ async fn what_a_vault_is_asked_and_answers_crosses_between_nodes() {
     let vaults = || [Ok(vault())].into_iter().chain(refusals().map(Err));
     crossing
         .is_answered(
-            |reply| {
-                VaultMessage::Set(NewSecret { name: name(), value: value(), actor: actor() }, reply)
-            },
+            |reply| VaultMessage::Set(new(), reply),
             reply_of!(VaultMessage::Set(_, reply) => reply),
             statuses(),
         )
@@ -87,6 +106,33 @@ async fn what_a_vault_is_asked_and_answers_crosses_between_nodes() {
             refusals().map(Err),
         )
         .await;
+    crossing
+        .is_answered(
+            |reply| VaultMessage::Withdraw(name(), actor(), reply),
+            reply_of!(VaultMessage::Withdraw(_, _, reply) => reply),
+            statuses(),
+        )
+        .await;
+    for standing in [
+        Standing::Unknown,
+        Standing::Suspended,
+        Standing::Active(None),
+        Standing::Active(Some("platform".to_owned())),
+    ] {
+        crossing
+            .is_answered(
+                |reply| VaultMessage::Release(asked(standing.clone()), reply),
+                reply_of!(VaultMessage::Release(_, reply) => reply),
+                [
+                    Ok(Released { value: value(), version: 7, keep_for: KEEP_FOR }),
+                    Err(ReleaseError::AgentUnknown(agent())),
+                    Err(ReleaseError::AgentSuspended(agent())),
+                    Err(ReleaseError::Denied),
+                    Err(ReleaseError::Vault("the master key did not answer".to_owned())),
+                ],
+            )
+            .await;
+    }
     crossing
         .is_answered(VaultMessage::Read, reply_of!(VaultMessage::Read(reply) => reply), [vault()])
         .await;
@@ -113,12 +159,11 @@ async fn what_a_vault_is_asked_and_answers_crosses_between_nodes() {
 #[tokio::test(start_paused = true)]
 async fn a_secret_crosses_to_the_last_byte_and_prints_nowhere() {
     let mut crossing = Crossing::new().await;
-    let new = NewSecret { name: name(), value: value(), actor: actor() };
-    let arrived = crossing.carry(VaultMessage::Set(new, Reply::ignored())).await;
-    let VaultMessage::Set(NewSecret { value: found, .. }, _) = arrived else {
+    let arrived = crossing.carry(VaultMessage::Set(new(), Reply::ignored())).await;
+    let VaultMessage::Set(NewSecret { value: found, release: to, .. }, _) = arrived else {
         panic!("{arrived:?}")
     };
-    assert!(found == value());
+    assert!(found == value() && to == Some(release()));
     assert!(!format!("{found:?}").contains("255"));
 
     let (reply, received) = Reply::channel();
@@ -126,4 +171,12 @@ async fn a_secret_crosses_to_the_last_byte_and_prints_nowhere() {
     let VaultMessage::Open(_, reply) = arrived else { panic!("{arrived:?}") };
     reply.send(Ok(Ok(value())));
     assert!(received.await.unwrap().unwrap().unwrap() == value());
+
+    let (reply, received) = Reply::channel();
+    let arrived = crossing.carry(VaultMessage::Release(asked(Standing::Active(None)), reply)).await;
+    let VaultMessage::Release(request, reply) = arrived else { panic!("{arrived:?}") };
+    assert_eq!(request.host, "api.openai.com");
+    reply.send(Ok(Ok(Released { value: value(), version: 7, keep_for: KEEP_FOR })));
+    let released = received.await.unwrap().unwrap().unwrap();
+    assert!(released.value == value() && released.keep_for == KEEP_FOR);
 }

@@ -67,6 +67,7 @@ impl Fixture {
         let request = CheckRequest {
             id: ActionId::from_bytes(id.to_be_bytes()),
             trace: None,
+            parent_span: None,
             action,
             received: self.governance.services().clock.now(),
             approval: approval.map(|id| id.parse::<ApprovalId>().unwrap()),

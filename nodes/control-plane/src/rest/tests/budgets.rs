@@ -29,6 +29,7 @@ impl Fixture {
         let request = CheckRequest {
             id,
             trace: None,
+            parent_span: None,
             action,
             received,
             approval: None,
