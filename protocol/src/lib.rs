@@ -17,7 +17,9 @@ pub mod time;
 #[cfg(feature = "grpc")]
 pub mod wire;
 
-pub use action::{Action, ActionKind, CallEnd, Observed, Usage};
+pub use action::{
+    Action, ActionKind, CallEnd, MAX_FINISH_REASON_CHARS, MAX_PROVIDER_ID_CHARS, Observed, Usage,
+};
 pub use agent::{AgentFacts, GovernanceLevel};
 pub use decision::{ApprovalTerms, BudgetStanding, Decision, Finding, Reason, ReasonCode, Verdict};
 pub use id::{ActionId, AgentId, ApprovalId, BudgetId, EventId, IdError, WorkspaceId};

@@ -3,7 +3,7 @@
 //! What people write of an action is tagged inside and strict (see [`Action`]). Between nodes of different versions it is
 //! tagged outside: only so can a reader pass over the fields that it does not know.
 
-use aa_protocol::{Action, ActionId, CallEnd, Usage};
+use aa_protocol::{Action, ActionId, CallEnd, Observed, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -42,6 +42,8 @@ pub(super) enum TravellingAction {
         call: Option<ActionId>,
         #[serde(default, skip_serializing_if = "CallEnd::is_complete")]
         end: CallEnd,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        observed: Option<Box<Observed>>,
     },
     NetworkConnect {
         host: String,

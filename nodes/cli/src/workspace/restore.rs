@@ -12,11 +12,12 @@ use clap::Args;
 use serde::Serialize;
 use tokio::runtime::Builder;
 
-use super::verify::{read_keys, refused, show};
+use super::verify::{refused, show};
 use crate::{
     outcome::{Exit, Failure},
     store::{failed, make_private},
     terminal::{Format, Style, Terminal},
+    trusted,
 };
 
 #[derive(Args, Debug)]
@@ -105,7 +106,7 @@ async fn run_restore(arguments: &Arguments, terminal: &mut Terminal) -> Result<E
         (false, true) => Some(Standing::Tenant),
         (false, false) => None,
     };
-    let keys = read_keys(keys.as_deref())?;
+    let keys = trusted::read_keys(keys.as_deref())?;
     // Before a store is made for what is no backup.
     let verified =
         VerifiedFile::open(file, keys.as_ref()).map_err(|error| refused(file, &error))?;
@@ -156,7 +157,7 @@ async fn run_restore(arguments: &Arguments, terminal: &mut Terminal) -> Result<E
 
 async fn run_undo(arguments: &Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let Arguments { file, to, keys, .. } = arguments;
-    let keys = read_keys(keys.as_deref())?;
+    let keys = trusted::read_keys(keys.as_deref())?;
     let verified = VerifiedFile::open(file, keys.as_ref());
     let workspace = verified.map_err(|error| refused(file, &error))?.contents().workspace;
     if let StoreUrl::Redb(directory) = to
