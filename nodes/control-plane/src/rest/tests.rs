@@ -261,7 +261,7 @@ async fn the_openapi_document_describes_every_route_and_its_key() {
             "delete /api/v1/keys/{id}",
             "delete /api/v1/policies/{name}",
             "delete /api/v1/secrets/{name}",
-        "delete /api/v1/secrets/{name}/release",
+            "delete /api/v1/secrets/{name}/release",
             "get /api/v1/agents",
             "get /api/v1/agents/{id}",
             "get /api/v1/agents/{id}/spending",
