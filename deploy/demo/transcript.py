@@ -7,11 +7,13 @@ come out as it should ends the demo with exit code 1.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.server
 import json
 import os
 import queue
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -34,6 +36,7 @@ PATIENCE = 60.0
 # Made up here, so that no file of the project holds anything that looks like a credential.
 CREDENTIAL = "sk-" + "demo" * 12
 PASSWORD = "demo-only-3f9c1a"
+PROXY_TOKEN = secrets.token_urlsafe(16)
 
 BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
@@ -47,6 +50,7 @@ class Demo:
     """The running parts, and where their files are."""
 
     aasm: Path
+    proxy: Path
     work: Path
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -220,15 +224,32 @@ def approval(demo: Demo, pager: Pager) -> None:
     require("ordered: a standing desk for $640" in printed, "the order", "none")
 
 
+def unaware(demo: Demo) -> None:
+    heading(8, "An agent without the SDK: the proxy governs its plain OpenAI client")
+    with sidecar(demo) as address:
+        through_proxy = {"HTTP_PROXY": f"http://unaware:{PROXY_TOKEN}@{address}", "NO_PROXY": "", "no_proxy": ""}
+        before = demo.environment
+        demo.environment = before | through_proxy
+        try:
+            printed = demo.run([sys.executable, HERE / "unaware.py"], stdin=CREDENTIAL)
+        finally:
+            demo.environment = before
+    require("it answers: I have nothing to add." in printed, "the model's answer", "none")
+    require(printed.count("refused:") == 2, "two refusals", printed)
+    require(CREDENTIAL not in printed, "the secret in no output", "the secret")
+    listed = demo.run(["aasm", "audit", "query", "--kind", "decision", "--limit", "6"])
+    require("llm_result" in listed, "what the call did cost", "none")
+
+
 def audit(demo: Demo) -> None:
-    heading(8, "What the operator sees")
+    heading(9, "What the operator sees")
     printed = demo.run(["aasm", "audit", "query", "--kind", "decision", "--limit", "20"])
     for kind in ("llm_call", "tool_call", "tool_result"):
         require(kind in printed, f"a row of {kind}", "none")
 
 
 def verify(demo: Demo) -> None:
-    heading(9, "The audit log is exported and verified, offline")
+    heading(10, "The audit log is exported and verified, offline")
     demo.run(["aasm", "audit", "keys", "--out", demo.keys])
     demo.run(["aasm", "audit", "export", "--out", demo.export])
     demo.run(["aasm", "audit", "verify", demo.export, "--keys", demo.keys])
@@ -240,7 +261,7 @@ def verify(demo: Demo) -> None:
 
 
 def tamper(demo: Demo, event: str) -> None:
-    heading(10, "One byte of the export is changed: the verification fails and names the entry")
+    heading(11, "One byte of the export is changed: the verification fails and names the entry")
     lines = demo.export.read_bytes().splitlines(keepends=True)
     number = next(index for index, line in enumerate(lines) if event.encode() in line)
     before = lines[number]
@@ -303,6 +324,49 @@ class Pager:
 
 
 @contextmanager
+def sidecar(demo: Demo) -> Iterator[str]:
+    """`aa-proxy` on a free port, for one agent that it knows by its token. Yields where it listens."""
+    directory = demo.work / "proxy"
+    directory.mkdir()
+    key = directory / "api-key"
+    key.touch(mode=0o600)
+    key.write_text(demo.environment["AAA_API_KEY"])
+    config = directory / "aa-proxy.toml"
+    config.write_text(
+        f"""
+ca_directory = "ca"
+
+[gateway]
+workspace_id = "{demo.environment["AAA_WORKSPACE_ID"]}"
+urls = "{demo.environment["AAA_GATEWAY_URL"]}"
+ca_file = "{demo.environment["AAA_CA_FILE"]}"
+api_key_file = "api-key"
+
+[[listeners]]
+address = "127.0.0.1:0"
+
+[[agents]]
+name = "unaware"
+token_sha256 = "{hashlib.sha256(PROXY_TOKEN.encode()).hexdigest()}"
+
+# The demo's model server stands in for a provider.
+[hosts]
+allow_internal = ["127.0.0.1"]
+dialects = [{{ host = "127.0.0.1", dialect = "openai" }}]
+"""
+    )
+    print(f"{DIM}$ aa-proxy run --config {os.path.relpath(config)}{PLAIN}")
+    log = demo.work / "aa-proxy.log"
+    with log.open("w") as output, running([demo.proxy, "run", "--config", config], output) as process:
+        listening = re.compile(r"listening address=(\S+)")
+        wait_for(lambda: listening.search(log.read_text()), process, "aa-proxy", log)
+        address = listening.search(log.read_text())
+        assert address is not None
+        yield address[1]
+    require(process.returncode == 0, "a clean end of aa-proxy", f"exit code {process.returncode}")
+
+
+@contextmanager
 def model_server(demo: Demo) -> Iterator[None]:
     """The model server, to which the agents' OpenAI clients are pointed by their environment."""
     log = demo.work / "openai_server.log"
@@ -359,7 +423,7 @@ def masked(text: str) -> str:
     """Leaves out the demo's own secrets, so that the transcript can be shown to anybody."""
     text = re.sub(r"aak_[A-Za-z0-9_-]+", "aak_…", text)
     text = re.sub(r"whsec_[A-Za-z0-9+/=]+", "whsec_…", text)
-    return text.replace(CREDENTIAL, CREDENTIAL[:5] + "…")
+    return text.replace(PROXY_TOKEN, "…").replace(CREDENTIAL, CREDENTIAL[:5] + "…")
 
 
 def require(holds: bool, expected: str, found: str) -> None:
@@ -370,13 +434,14 @@ def require(holds: bool, expected: str, found: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--aasm", type=Path, required=True, help="the program to demonstrate")
+    parser.add_argument("--proxy", type=Path, required=True, help="the sidecar proxy to demonstrate")
     parser.add_argument("--work", type=Path, required=True, help="where the demo keeps its files")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A shell starts its background jobs deaf to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    demo = Demo(aasm=arguments.aasm.resolve(), work=arguments.work.resolve())
+    demo = Demo(aasm=arguments.aasm.resolve(), proxy=arguments.proxy.resolve(), work=arguments.work.resolve())
     shutil.rmtree(demo.work, ignore_errors=True)
     demo.work.mkdir(parents=True)
     # Nothing of the caller's own setup is to reach beyond this machine, or to be in the way here.
@@ -390,6 +455,7 @@ def main() -> int:
             blocked_result(demo)
             budget(demo)
             approval(demo, Pager())
+            unaware(demo)
             audit(demo)
             verify(demo)
             tamper(demo, event)

@@ -36,7 +36,7 @@ pub(crate) struct AskedPeople {
 
 /// All agents of the proxy.
 pub(crate) struct Fleet {
-    client: Client,
+    pub(crate) client: Client,
     agents: Mutex<HashMap<Arc<str>, Arc<OnceCell<Arc<Governed>>>>>,
 }
 

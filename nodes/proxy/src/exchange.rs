@@ -127,10 +127,11 @@ impl Exchange {
     async fn forward(self, parts: Parts, body: Incoming) -> Response<Body> {
         let version = parts.version;
         let is_grpc = refusal::is_grpc(&parts.headers);
-        let request = match self.upstream_request(parts, body.map_err(Into::into).boxed_unsync()) {
-            Ok(request) => request,
-            Err(refused) => return answer_of(refuse_plain(&refused)),
-        };
+        let request =
+            match self.upstream_request(parts, body.map_err(Into::into).boxed_unsync()).await {
+                Ok(request) => request,
+                Err(refused) => return answer_of(refuse_plain(&refused)),
+            };
         match self.governed.upstreams.send(&self.origin.authority, request).await {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
@@ -190,7 +191,7 @@ impl Exchange {
         }
         self.proxy.metrics.calls.increment();
         let version = parts.version;
-        let mut request = match self.upstream_request(parts, full(sent)) {
+        let mut request = match self.upstream_request(parts, full(sent)).await {
             Ok(request) => request,
             Err(refused) => {
                 call::not_made(&self, &allowed);
@@ -204,8 +205,8 @@ impl Exchange {
         response
     }
 
-    /// The request as it goes on.
-    pub(crate) fn upstream_request(
+    /// The request as it goes on, with secrets in the place of their placeholders.
+    pub(crate) async fn upstream_request(
         &self,
         parts: Parts,
         body: Body,
@@ -222,6 +223,9 @@ impl Exchange {
         *request.headers_mut() = parts.headers;
         headers::for_upstream(request.headers_mut());
         request.headers_mut().insert(HOST, host);
+        let (client, agent) = (&self.proxy.fleet.client, self.governed.agent.id());
+        let host = self.origin.authority.host.to_string();
+        self.proxy.releases.fill(client, agent, &host, request.headers_mut()).await?;
         Ok(request)
     }
 

@@ -23,6 +23,7 @@ mod host_patterns;
 mod intake;
 mod lookup;
 mod metrics;
+mod placeholders;
 mod prefixed;
 mod proxy;
 mod recent;

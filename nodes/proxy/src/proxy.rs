@@ -12,6 +12,7 @@ use crate::{
     caller::Entry,
     exchange::Exchange,
     metrics::Metrics,
+    placeholders::Releases,
     screen::Screen,
     settings::Settings,
     settle::Settlements,
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) struct Proxy {
     settings: ArcSwap<Settings>,
     pub(crate) fleet: Fleet,
+    pub(crate) releases: Releases,
     pub(crate) leaves: Leaves,
     pub(crate) metrics: Arc<Metrics>,
     /// What is to be waited for at the end.
@@ -51,6 +53,7 @@ impl Proxy {
             places: Arc::new(Semaphore::new(settings.limits.connections)),
             settings: ArcSwap::from_pointee(settings),
             fleet: Fleet::new(client),
+            releases: Releases::default(),
             leaves,
             settlements: Settlements::new(tasks.clone(), Arc::clone(&metrics)),
             metrics,

@@ -93,7 +93,7 @@ async fn open(
         // Its end is the answer's, or the upgraded connection's.
         let _ = connection.with_upgrades().await;
     });
-    let request = upgrade_request(exchange, parts).map_err(broken)?;
+    let request = upgrade_request(exchange, parts).await.map_err(broken)?;
     let waited = exchange.settings.timeouts.answer;
     let mut response = match timeout(waited, sender.send_request(request)).await {
         Ok(response) => response.map_err(|error| broken(error.to_string()))?,
@@ -104,7 +104,7 @@ async fn open(
 }
 
 /// The request for WebSocket as HTTP/1.1 has it.
-fn upgrade_request(exchange: &Exchange, parts: Parts) -> Result<Request<Body>, String> {
+async fn upgrade_request(exchange: &Exchange, parts: Parts) -> Result<Request<Body>, String> {
     let key = match parts.headers.get(SEC_WEBSOCKET_KEY) {
         Some(key) => key.clone(),
         // Over HTTP/2 there is none (RFC 8441, section 5).

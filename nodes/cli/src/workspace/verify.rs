@@ -1,6 +1,10 @@
 //! `aasm workspace verify`.
 
-use std::{fs::File, io::BufReader, path::PathBuf};
+use std::{
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
 
 use aa_governance::backup::{Contents, FileError, Trust, verify};
 use clap::Args;

@@ -6,4 +6,5 @@
 mod calls;
 mod plain;
 mod provider;
+mod wire;
 mod world;

@@ -41,12 +41,14 @@ team = "platform"
 token_sha256 = "TOKEN"
 
 [hosts]
+pass_through = ["pinned.example.com"]
 allow_internal = ["127.0.0.0/8"]
 
 [hosts.addresses]
 "api.openai.com" = ["127.0.0.1"]
 "api.example.com" = ["127.0.0.1"]
 "elsewhere.example.com" = ["127.0.0.1"]
+"pinned.example.com" = ["127.0.0.1"]
 
 [upstream]
 ca_files = ["providers.pem"]
