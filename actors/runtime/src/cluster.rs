@@ -156,15 +156,23 @@ impl Member {
         };
         let known = member.survey().await?;
         // INVARIANT: this writes the record of the life, whoever's was there; beats only renew it.
-        let mut txn = store.begin().await?;
-        txn.get(&node_key(&member.life.node)).await?;
-        // Nothing was read of the store yet that older news could tell of.
-        member.cursor = news::latest(&mut *txn).await?;
+        let first = &member;
+        member.cursor = membership::contended(|| first.first_record()).await?;
         member.node.know(member.cursor);
-        member.record(clock.now()).put(&mut *txn);
-        txn.commit().await?;
         member.check_newcomers(&known).await?;
         Ok(member)
+    }
+
+    /// Puts the node on record, and tells from where on it reads the news: nothing was read of the store yet that older
+    /// ones could tell of.
+    async fn first_record(&self) -> Result<Stamp, NodeError> {
+        let store = self.node.store();
+        let mut txn = store.begin().await?;
+        txn.get(&node_key(&self.life.node)).await?;
+        let cursor = news::latest(&mut *txn).await?;
+        self.record(self.node.clock().now()).put(&mut *txn);
+        txn.commit().await?;
+        Ok(cursor)
     }
 
     /// Checks this node against those that joined while it did. Of two that did not see each other in their surveys, one

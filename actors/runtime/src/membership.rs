@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use aa_protocol::Timestamp;
-use aa_store::{Order, Store, Transaction};
+use aa_store::{CommitError, Order, Store, Transaction};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -209,6 +209,41 @@ pub(crate) async fn join(
     options: &ClusterOptions,
     name: &str,
 ) -> Result<ClusterRecord, NodeError> {
+    let (record, nodes) = contended(|| admission(store, clock, options)).await?;
+    let Some(namesake) = nodes.iter().find(|node| node.life.node == name) else {
+        return Ok(record);
+    };
+    // A process that starts again where the former one was has its address, so that one is gone.
+    if namesake.address != options.address {
+        wait_for_silence(store, clock, namesake).await?;
+    }
+    Ok(record)
+}
+
+/// So often a step is done again that others are in the way of: each time, another one's was done.
+const ATTEMPTS: usize = 32;
+
+/// Nodes of one cluster often start together, and all of them write what a new store has not yet: what conflicts with
+/// another's write, or may not have been written, is done again.
+pub(crate) async fn contended<T, F>(step: impl Fn() -> F) -> Result<T, NodeError>
+where
+    F: Future<Output = Result<T, NodeError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match step().await {
+            Err(NodeError::Commit(CommitError::Conflict | CommitError::UnknownResult(_))) => {}
+            outcome => return outcome,
+        }
+    }
+    step().await
+}
+
+/// The cluster's record, made if there is none, and the nodes on record.
+async fn admission(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    options: &ClusterOptions,
+) -> Result<(ClusterRecord, Vec<NodeRecord>), NodeError> {
     let mut txn = store.begin().await?;
     let record = match txn.get(CLUSTER_KEY).await? {
         Some(stored) => serde_json::from_slice(&stored).map_err(|_| NodeError::DamagedLayout)?,
@@ -237,14 +272,7 @@ pub(crate) async fn join(
     }
     let nodes = read_nodes(&mut *txn).await?;
     txn.commit().await?;
-    let Some(namesake) = nodes.iter().find(|node| node.life.node == name) else {
-        return Ok(record);
-    };
-    // A process that starts again where the former one was has its address, so that one is gone.
-    if namesake.address != options.address {
-        wait_for_silence(store, clock, namesake).await?;
-    }
-    Ok(record)
+    Ok((record, nodes))
 }
 
 /// Waits until a node has been silent for the length of its lease.

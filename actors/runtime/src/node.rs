@@ -24,7 +24,7 @@ use crate::{
     cluster::{ClusterView, Member, NodeStatus},
     journal::{Journal, JournalStats},
     lease::{self, LeaseError, NodeLife},
-    membership::{ClusterOptions, PROTOCOLS, Protocols},
+    membership::{self, ClusterOptions, PROTOCOLS, Protocols},
     news::{Heard, Stamp},
     placement::{Peer, ShardTable},
     relay::{Relay, Transport},
@@ -654,6 +654,10 @@ impl Node {
 /// # Errors
 /// What the store says, or [`NodeError::DamagedLayout`].
 pub async fn layout(store: &dyn Store, wanted: u16) -> Result<u16, NodeError> {
+    membership::contended(|| lay_out(store, wanted)).await
+}
+
+async fn lay_out(store: &dyn Store, wanted: u16) -> Result<u16, NodeError> {
     let mut txn = store.begin().await?;
     if let Some(stored) = txn.get(LAYOUT_KEY).await? {
         let bytes = stored.as_ref().try_into().map_err(|_| NodeError::DamagedLayout)?;

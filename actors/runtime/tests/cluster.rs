@@ -5,12 +5,12 @@
 
 mod counters;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aa_runtime::{
     Clock, ClusterOptions, Entity, Fault, Heard, Protocols, ShardId, cluster, sim::Link,
 };
-use aa_store::{KeyRange, Order};
+use aa_store::{Fault as StoreFault, Faults, KeyRange, MemoryStore, Order, SystemClock};
 use bytes::Bytes;
 
 use self::counters::{Ask, Counter, PATIENCE, START, World, ids, options};
@@ -378,4 +378,17 @@ async fn clocks_that_run_at_different_speeds_never_make_two_owners() {
         world.nodes[cut].store.set_cut(false);
         world.until("it is back", |world| world.nodes[cut].node.serves()).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_starts_though_others_are_in_the_way_of_its_first_writes() {
+    let faults = Faults::none();
+    let store = MemoryStore::with(Arc::new(SystemClock::default()), faults.clone());
+    let mut world = World { store: Arc::new(store), ..World::new() };
+    for name in ["a", "b", "c"] {
+        let conflict = [Some(StoreFault::Conflict), Some(StoreFault::UnknownLost)];
+        faults.script(conflict.into_iter().chain([None]).cycle().take(9));
+        world.start(name, options(name)).await.unwrap();
+    }
+    world.settle().await;
 }

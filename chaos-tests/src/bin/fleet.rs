@@ -166,7 +166,7 @@ async fn is_balanced(operator: &Operator, count: usize) -> Result<bool, PeerErro
 
 /// The owner of each shard that is served and at rest.
 async fn owners(operator: &Operator) -> Result<HashMap<u16, String>, PeerError> {
-    let shards = operator.get("cluster/shards").await?;
+    let shards = operator.get("/cluster/shards").await?;
     let shards = shards["shards"].as_array().ok_or("no shards")?;
     let at_rest = shards.iter().filter(|s| s["served"] == true && s["moving_to"].is_null());
     let owner = |shard: &serde_json::Value| {

@@ -116,7 +116,7 @@ async fn upgrade_request(exchange: &Exchange, parts: Parts) -> Result<Request<Bo
     };
     let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     let mut request =
-        exchange.upstream_request(parts, empty()).map_err(|refused| refused.message)?;
+        exchange.upstream_request(parts, empty()).await.map_err(|refused| refused.message)?;
     *request.method_mut() = Method::GET;
     *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
     let headers = request.headers_mut();

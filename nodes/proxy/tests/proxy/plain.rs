@@ -64,3 +64,23 @@ async fn wrong_credentials_get_nowhere() {
     assert!(world.metrics().await.contains("aa_proxy_unknown_callers_total 2\n"));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_placeholder_becomes_its_secret_for_the_allowed_host_alone() {
+    let world = World::start("  network:\n    allowlist: ['*']\n").await;
+    let provider = echo(&world).await;
+    world.set_secret("api/key", "api.example.com", "the-real-key").await;
+    let ask = async |host: &str| {
+        let url = format!("https://{host}:{}/", provider.address.port());
+        let request = world.client().get(url).header("authorization", "Bearer aasm-secret:api/key");
+        request.send().await.unwrap()
+    };
+    assert_eq!(ask("api.example.com").await.status(), 200);
+    assert_eq!(provider.seen()[0].headers["authorization"], "Bearer the-real-key");
+    let refused = ask("elsewhere.example.com").await;
+    assert_eq!(refused.status(), 403);
+    let said = refused.text().await.unwrap();
+    assert!(said.contains("api/key") && !said.contains("the-real-key"), "{said}");
+    assert_eq!(provider.seen().len(), 1);
+    world.stop().await;
+}

@@ -96,12 +96,26 @@ impl World {
             let value = env.lines().find_map(|line| line.strip_prefix(&prefix)?.strip_suffix('\''));
             value.unwrap().to_owned()
         };
+        let ca = std::fs::read(&summary.ca_file).unwrap();
+        let api = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        let made = api
+            .post(format!("{}/api/v1/keys", summary.api_url))
+            .bearer_auth(value("AASM_API_KEY"))
+            .json(&serde_json::json!({"name": "proxy", "role": "proxy"}))
+            .send()
+            .await
+            .unwrap();
+        let made: Value = made.json().await.unwrap();
         let authority = ProviderAuthority::new();
         let write = |name: &str, text: &str| {
             std::fs::write(directory.path().join(name), text).unwrap();
         };
         write("providers.pem", &authority.pem());
-        write("key", &value("AAA_API_KEY"));
+        write("key", made["secret"].as_str().unwrap());
         let digest: String = <sha2::Sha256 as sha2::Digest>::digest(TOKEN)
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -117,12 +131,6 @@ impl World {
         write("aa-proxy.toml", &config);
         let config = Config::read(&directory.path().join("aa-proxy.toml")).unwrap();
         let proxy = start(config).await.unwrap();
-        let ca = std::fs::read(&summary.ca_file).unwrap();
-        let api = reqwest::Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
-            .timeout(PATIENCE)
-            .build()
-            .unwrap();
         let world = Self {
             directory,
             proxy,
@@ -154,6 +162,15 @@ impl World {
             .unwrap();
         let status = answer.status();
         assert!(status.is_success(), "{status} {}", answer.text().await.unwrap());
+    }
+
+    /// Puts a secret into the vault that is released to proxies for a host.
+    pub(crate) async fn set_secret(&self, name: &str, host: &str, value: &str) {
+        let url = format!("{}/api/v1/secrets/{name}?release_to={host}", self.api_url);
+        let request = self.api.put(url).bearer_auth(&self.owner_key);
+        let request = request.header("content-type", "application/octet-stream");
+        let answer = request.body(value.to_owned()).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     }
 
     /// A client that knows of the proxy, and trusts its CA.
