@@ -390,5 +390,7 @@ async fn a_node_starts_though_others_are_in_the_way_of_its_first_writes() {
         faults.script(conflict.into_iter().chain([None]).cycle().take(9));
         world.start(name, options(name)).await.unwrap();
     }
-    world.settle().await;
+    world
+        .until("every shard is served", |world| world.shares().values().sum::<usize>() == 256)
+        .await;
 }

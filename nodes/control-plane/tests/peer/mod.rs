@@ -93,6 +93,8 @@ impl Peer {
         let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
         let api = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            // One that is kept may be closed at the moment it is used again.
+            .pool_max_idle_per_host(0)
             .timeout(PATIENCE)
             .build()
             .unwrap();

@@ -69,10 +69,10 @@ async fn wrong_credentials_get_nowhere() {
 async fn a_placeholder_becomes_its_secret_for_the_allowed_host_alone() {
     let world = World::start("  network:\n    allowlist: ['*']\n").await;
     let provider = echo(&world).await;
-    world.set_secret("api/key", "api.example.com", "the-real-key").await;
+    world.set_secret("api-key", "api.example.com", "the-real-key").await;
     let ask = async |host: &str| {
         let url = format!("https://{host}:{}/", provider.address.port());
-        let request = world.client().get(url).header("authorization", "Bearer aasm-secret:api/key");
+        let request = world.client().get(url).header("authorization", "Bearer aasm-secret:api-key");
         request.send().await.unwrap()
     };
     assert_eq!(ask("api.example.com").await.status(), 200);
@@ -80,7 +80,7 @@ async fn a_placeholder_becomes_its_secret_for_the_allowed_host_alone() {
     let refused = ask("elsewhere.example.com").await;
     assert_eq!(refused.status(), 403);
     let said = refused.text().await.unwrap();
-    assert!(said.contains("api/key") && !said.contains("the-real-key"), "{said}");
+    assert!(said.contains("api-key") && !said.contains("the-real-key"), "{said}");
     assert_eq!(provider.seen().len(), 1);
     world.stop().await;
 }
