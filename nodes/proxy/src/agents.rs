@@ -37,8 +37,11 @@ pub(crate) struct AskedPeople {
 /// All agents of the proxy.
 pub(crate) struct Fleet {
     pub(crate) client: Client,
-    agents: Mutex<HashMap<Arc<str>, Arc<OnceCell<Arc<Governed>>>>>,
+    agents: Mutex<HashMap<Arc<str>, Arc<Registered>>>,
 }
+
+/// Filled by whoever asks for the agent first.
+type Registered = OnceCell<Arc<Governed>>;
 
 const MAX_ASKED: usize = 256;
 /// No request for approval stands longer than a day.

@@ -182,7 +182,7 @@ where
         let named = start
             .client_hello()
             .server_name()
-            .map(|name| name.parse::<Host>())
+            .map(str::parse::<Host>)
             .transpose()
             .map_err(io::Error::other)?;
         let host = match (meant, named) {

@@ -18,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const TOKEN: &str = "an agent's token";
 
 pub(crate) struct World {
-    pub(crate) directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     pub(crate) proxy: Running,
     pub(crate) authority: ProviderAuthority,
     api: reqwest::Client,
@@ -132,7 +132,7 @@ impl World {
         let config = Config::read(&directory.path().join("aa-proxy.toml")).unwrap();
         let proxy = start(config).await.unwrap();
         let world = Self {
-            directory,
+            _directory: directory,
             proxy,
             authority,
             api,
