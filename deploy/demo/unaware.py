@@ -7,8 +7,8 @@ from openai import OpenAI, PermissionDeniedError
 client = OpenAI()
 
 
-def ask(model: str, question: str) -> None:
-    print(f"asking {model}: {question}")
+def ask(model: str, question: str, shown: str | None = None) -> None:
+    print(f"asking {model}: {shown or question}")
     try:
         stream = client.chat.completions.create(
             model=model,
@@ -24,4 +24,4 @@ def ask(model: str, question: str) -> None:
 
 ask("gpt-4o", "Anything to add?")
 ask("gpt-4-turbo", "And what do you say?")
-ask("gpt-4o", f"Why does our key {sys.stdin.readline().strip()} not work?")
+ask("gpt-4o", f"Why does our key {sys.stdin.readline().strip()} not work?", "Why does our key … not work?")

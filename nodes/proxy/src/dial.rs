@@ -2,7 +2,7 @@
 //!
 //! Agents choose hosts, and whoever runs a name's DNS chooses its addresses, so neither may lead into the network the
 //! proxy stands in (server-side request forgery). There is no second resolution that could answer otherwise (DNS
-//! rebinding): [`connect`] takes addresses that were admitted and nothing else.
+//! rebinding): `connect` takes addresses that were admitted and nothing else.
 
 mod allowance;
 mod connect;

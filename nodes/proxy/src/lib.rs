@@ -3,7 +3,7 @@
 //! It refuses to decide: every request becomes an action that the gateway decides ([`aa_client`]), before any byte of
 //! it leaves. It knows no provider's format (`aa-dialect` does) and no patterns (`aa-scan`).
 //!
-//! The path of a request: accepted ([`serve`]), its target and caller found out (`tunnel`, [`target`], [`caller`]),
+//! The path of a request: accepted (`serve`), its target and caller found out (`tunnel`, `target`, `caller`),
 //! recognised, decided, sent on over a connection that was checked and verified ([`dial`], [`tls`], `upstream`), its
 //! answer passed on piece by piece while it is read, screened and metered (`call`, `screen`), its cost settled
 //! (`settle`).
