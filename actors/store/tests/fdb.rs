@@ -179,14 +179,16 @@ mod on_a_server {
                 let store = store.clone();
                 tokio::spawn(async move {
                     let mut took = Vec::new();
+                    // As a journal does it: each begins after the one before, without asking for a version.
+                    let mut after = stamped(&store, writer).await;
                     while began.elapsed() < Duration::from_secs(3) {
                         let at = Instant::now();
                         let number = took.len() as u64;
                         let key = [writer.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
-                        let mut transaction = store.begin_after(Version::default()).await.unwrap();
+                        let mut transaction = store.begin_after(after).await.unwrap();
                         // Nothing is read, so nothing can conflict: one round trip.
                         transaction.put_without_conflict(key.into(), vec![b'v'; 770].into());
-                        transaction.commit().await.unwrap();
+                        after = transaction.commit().await.unwrap();
                         took.push(at.elapsed().as_micros());
                     }
                     took
@@ -205,6 +207,13 @@ mod on_a_server {
                 at(99)
             );
         }
+    }
+
+    /// The version of a first commit.
+    async fn stamped(store: &dyn Store, writer: u32) -> Version {
+        let mut transaction = store.begin().await.unwrap();
+        transaction.put(writer.to_be_bytes().to_vec().into(), bytes("first"));
+        transaction.commit().await.unwrap()
     }
 
     /// Stamps a key, which comes after all that were copied.
