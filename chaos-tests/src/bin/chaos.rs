@@ -13,6 +13,10 @@ use aa_chaos_tests::cluster::{Size, failed_before, run};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    // `RUST_LOG=warn` tells what nodes say of it.
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let arguments: Result<Vec<u64>, _> =
         std::env::args().skip(1).map(|text| text.parse()).collect();
     let Ok(arguments) = arguments else {
